@@ -1,0 +1,79 @@
+"""A platform's folders for a test: `/in` and `/out` in a temporary directory, with env.yaml and config.yaml."""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Dict
+
+import pytest
+import yaml
+
+from ymir_exc import settings
+
+
+class Platform:
+    """One task's folders; `write()` again after changing `env` or `config`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.input, self.out = root / "in", root / "out"
+        for folder in (self.input / "assets", self.input / "annotations", self.input / "models", self.out / "models",
+                       self.out / "tensorboard"):
+            folder.mkdir(parents=True)
+        inside = {
+            "root_dir": self.input, "assets_dir": self.input / "assets", "annotations_dir": self.input / "annotations",
+            "models_dir": self.input / "models", "config_file": self.input / "config.yaml",
+            "training_index_file": self.input / "train-index.tsv", "val_index_file": self.input / "val-index.tsv",
+            "candidate_index_file": self.input / "candidate-index.tsv",
+        }
+        outside = {
+            "root_dir": self.out, "models_dir": self.out / "models", "tensorboard_dir": self.out / "tensorboard",
+            "training_result_file": self.out / "models/result.yaml", "mining_result_file": self.out / "result.tsv",
+            "infer_result_file": self.out / "infer-result.json", "monitor_file": self.out / "monitor.txt",
+            "executor_log_file": self.out / "ymir-executor-out.log",
+        }
+        self.env: Dict[str, Any] = {
+            "task_id": "t0", "protocol_version": "1.1.0", "run_training": True, "run_mining": False, "run_infer": False,
+            "manifest_file": str(root / "img-man" / "manifest.yaml"),
+            "input": {k: str(v) for k, v in inside.items()}, "output": {k: str(v) for k, v in outside.items()},
+        }
+        self.config: Dict[str, Any] = {"class_names": ["cat", "dog"], "gpu_id": "", "gpu_count": 0, "task_id": "t0",
+                                       "export_format": "ark:raw"}
+        self.env_file = self.input / "env.yaml"
+        self.write()
+
+    def write(self) -> "Platform":
+        self.env_file.write_text(yaml.safe_dump(self.env, allow_unicode=True), encoding="utf-8")
+        (self.input / "config.yaml").write_text(yaml.safe_dump(self.config, allow_unicode=True), encoding="utf-8")
+        return self
+
+    def run(self, *tasks: str) -> "Platform":
+        for task in ("training", "mining", "infer"):
+            self.env[f"run_{task}"] = task in tasks
+        return self.write()
+
+    def index(self, name: str, *lines: str) -> Path:
+        path = self.input / f"{name}-index.tsv"
+        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        return path
+
+    def model(self, name: str, content: bytes = b"weights") -> str:
+        path = self.out / "models" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        return name
+
+    def result(self) -> Any:
+        return yaml.safe_load((self.out / "models/result.yaml").read_text(encoding="utf-8"))
+
+    def monitor(self) -> str:
+        return (self.out / "monitor.txt").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def platform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Platform:
+    """A training task in a folder whose name has a space and Chinese letters."""
+    made = Platform(tmp_path / "a task 任务")
+    monkeypatch.setattr(settings, "DEFAULT_ENV_FILE_PATH", str(made.env_file))
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.delenv("YMIR_VERSION", raising=False)
+    return made

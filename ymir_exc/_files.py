@@ -1,0 +1,257 @@
+"""The only place that opens an output for writing.
+
+A write goes to a temporary file beside the target, is flushed to the disk, and takes the target's name in one step: whoever reads, and
+whatever kills the writer, sees the old content or the new, never a part. Values are converted and checked before anything is opened.
+"""
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import stat
+import threading
+from typing import IO, Iterator, Optional, Union, cast
+
+from ymir_exc.errors import StorageError
+
+PathLike = Union[str, "os.PathLike[str]"]
+
+_TEMP_MARK = ".ymir-tmp-"
+_READABLE_ERRORS = {
+    errno.ENOSPC: "free some space, or give /out a larger volume",
+    errno.EDQUOT: "the quota of this user is used up",
+    errno.EROFS: "mount the output folder read-write",
+    errno.EACCES: "the folder must be writable by this uid",
+    errno.EPERM: "the folder must be writable by this uid",
+    errno.ENOENT: "the folder does not exist",
+    errno.EISDIR: "a folder stands where the file should be",
+}
+
+
+def storage_error(path: PathLike, error: OSError) -> StorageError:
+    """Say which file could not be written, why, and what to do."""
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    made = StorageError(f"cannot write {os.fspath(path)}: {reason}", hint=_READABLE_ERRORS.get(error.errno or 0, ""))
+    made.errno, made.filename = error.errno, os.fspath(path)
+    return made
+
+
+def write_bytes(path: PathLike, data: bytes, *, sync: bool = True) -> None:
+    """Replace the content of a file in one step.
+
+    Args:
+        path: The target; a link is followed. Its folder must exist.
+        data: The whole new content.
+        sync: Flush to the disk before and after the rename. Progress files pass False: after a power cut they mean nothing.
+
+    Raises:
+        StorageError: The file could not be written; the earlier content is intact.
+    """
+    target = os.path.realpath(path)
+    try:
+        _replace(target, data, sync)
+    except OSError as e:
+        raise storage_error(path, e) from e
+
+
+def _replace(target: str, data: bytes, sync: bool) -> None:
+    try:
+        mode = os.stat(target).st_mode
+    except FileNotFoundError:
+        mode = 0
+    if mode and not stat.S_ISREG(mode):
+        _write_in_place(target, data, sync=False)    # a device or a pipe has no other way; a folder says EISDIR
+        return
+    temp = _temp_name(target)
+    try:
+        fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    except OSError as e:
+        if mode and e.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            _write_in_place(target, data, sync)    # a writable file, mounted alone into a folder that is not
+            return
+        raise
+    try:
+        try:
+            _write_all(fd, data)
+            _widen(fd, mode)
+            if sync:
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+        _publish(temp, target, data, sync)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temp)
+        raise
+
+
+def _publish(temp: str, target: str, data: Optional[bytes], sync: bool) -> None:
+    """Give the temporary file the target's name; a target that is a mount point of its own (EBUSY) is rewritten in place."""
+    try:
+        os.replace(temp, target)
+    except OSError as e:
+        if e.errno != errno.EBUSY:
+            raise
+        if data is None:
+            with open(temp, "rb") as source, open(target, "r+b") as sink:
+                shutil.copyfileobj(source, sink, 1 << 20)
+                sink.truncate()
+                sink.flush()
+                os.fsync(sink.fileno())
+        else:
+            _write_in_place(target, data, sync)
+        os.unlink(temp)
+        return
+    if sync:
+        sync_folder(os.path.dirname(target))
+
+
+def _write_in_place(target: str, data: bytes, sync: bool) -> None:
+    """Overwrite, then cut: a reader never meets an empty file."""
+    fd = os.open(target, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        _write_all(fd, data)
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            os.ftruncate(fd, len(data))
+        if sync:
+            os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view):]
+
+
+def _widen(fd: int, old_mode: int) -> None:
+    """Keep what the earlier file allowed to others: the platform's uid may be another one."""
+    wanted = stat.S_IMODE(os.fstat(fd).st_mode) | (old_mode & 0o666)
+    with contextlib.suppress(OSError):
+        os.fchmod(fd, wanted)
+
+
+def _temp_name(target: str) -> str:
+    folder, name = os.path.split(target)
+    # The thread is in the name for two threads, a random part for two containers that share a folder and a pid.
+    unique = f"{os.getpid()}-{threading.get_ident():x}-{os.urandom(3).hex()}"
+    return os.path.join(folder, f".{name[:180]}{_TEMP_MARK}{unique}")
+
+
+def sync_folder(folder: str) -> None:
+    """Flush a folder's entries; file systems that cannot are left alone."""
+    with contextlib.suppress(OSError):
+        fd = os.open(folder or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+@contextlib.contextmanager
+def open_atomic(path: PathLike, *, buffering: int = 1 << 20) -> Iterator[IO[bytes]]:
+    """Write a large file piece by piece; it appears whole when the block ends, or not at all when it raises.
+
+    Args:
+        path: The target; a link is followed. Its folder must exist.
+        buffering: Bytes held before a write.
+
+    Yields:
+        A binary file.
+
+    Raises:
+        StorageError: The file could not be written; the earlier content is intact.
+    """
+    target = os.path.realpath(path)
+    temp = _temp_name(target)
+    try:
+        old_mode = os.stat(target).st_mode if os.path.exists(target) else 0
+        fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        sink = cast(IO[bytes], os.fdopen(fd, "wb", buffering))
+    except OSError as e:
+        raise storage_error(path, e) from e
+    try:
+        with sink:
+            yield sink
+            sink.flush()
+            _widen(sink.fileno(), old_mode)
+            os.fsync(sink.fileno())
+        _publish(temp, target, None, True)
+    except BaseException as e:
+        with contextlib.suppress(OSError):
+            os.unlink(temp)
+        if isinstance(e, OSError) and not isinstance(e, StorageError) and e.filename in (None, temp, target):
+            raise storage_error(path, e) from e
+        raise
+
+
+@contextlib.contextmanager
+def lock(folder: PathLike) -> Iterator[None]:
+    """Hold an exclusive lock on a folder: one read-modify-write at a time, between threads, processes and containers.
+
+    The folder itself is locked, so no file is left behind; where a file system refuses that, a lock file is used.
+
+    Raises:
+        StorageError: The folder is missing or cannot be opened.
+    """
+    import fcntl
+    try:
+        fd = os.open(os.fspath(folder), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        except OSError as e:
+            os.close(fd)
+            if e.errno not in (errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.EOPNOTSUPP):
+                raise
+            fd = os.open(os.path.join(os.fspath(folder), ".ymir-lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            with contextlib.suppress(OSError):
+                fcntl.flock(fd, fcntl.LOCK_EX)
+    except OSError as e:
+        raise storage_error(folder, e) from e
+    try:
+        yield
+    finally:
+        os.close(fd)
+
+
+def copy_file(source: PathLike, target: PathLike) -> None:
+    """Copy a file's content under another name in one step; links are resolved, missing folders of the target are made.
+
+    Raises:
+        StorageError: The target could not be written.
+        FileNotFoundError: The source does not exist.
+    """
+    with open(source, "rb") as reader:
+        make_folder(os.path.dirname(os.fspath(target)))
+        with open_atomic(target) as writer:
+            shutil.copyfileobj(reader, writer, 1 << 20)
+
+
+def make_folder(folder: PathLike) -> None:
+    """Make a folder and its parents.
+
+    Raises:
+        StorageError: It could not be made.
+    """
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as e:
+        raise storage_error(folder, e) from e
+
+
+def remove_leftovers(folder: PathLike) -> int:
+    """Delete the temporary files of writers that were killed. Only for a moment when no writer lives.
+
+    Returns:
+        How many were deleted.
+    """
+    count = 0
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith(".") and _TEMP_MARK in entry.name and entry.is_file(follow_symlinks=False):
+                with contextlib.suppress(OSError):
+                    os.unlink(entry.path)
+                    count += 1
+    return count

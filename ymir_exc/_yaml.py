@@ -1,0 +1,110 @@
+"""Reading YAML that a platform, a web form or a person wrote: safe, bounded, and every fault named with its file and line."""
+from __future__ import annotations
+
+import difflib
+from functools import lru_cache
+from typing import Any, Dict, Iterable, Optional
+
+from ymir_exc.errors import ConfigError
+
+MAX_BYTES = 16 << 20
+MAX_NODES = 1_000_000
+
+
+def nearest(name: str, known: Iterable[str]) -> Optional[str]:
+    """The known name that is most like this one, or None when none is."""
+    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return found[0] if found else None
+
+
+def load_mapping(path: str, what: str = "this file") -> Dict[str, Any]:
+    """Read a YAML file whose root is a mapping.
+
+    Args:
+        path: The file; UTF-8, with or without a byte order mark.
+        what: What the file is to the user, for messages.
+
+    Raises:
+        ConfigError: Missing, unreadable, not UTF-8, not YAML, a doubled key, not a mapping, empty, or too large when its aliases are
+            written out.
+    """
+    value = load(path, what)
+    if value is None:
+        raise ConfigError(f"{path} is empty", hint=f"{what} must be a mapping of keys to values")
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: {what} must be a mapping of keys to values, not a {type(value).__name__}")
+    return value
+
+
+def load(path: str, what: str = "this file") -> Any:
+    """Read any YAML file; see `load_mapping`."""
+    text = _read_text(path, what)
+    import yaml
+    try:
+        value = yaml.load(text, Loader=_loader())    # a SafeLoader, made below
+    except yaml.MarkedYAMLError as e:
+        line = f", line {e.problem_mark.line + 1}" if e.problem_mark else ""
+        raise ConfigError(f"{path}{line}: not valid YAML: {e.problem or e.context}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as e:
+        raise ConfigError(f"{path}: not valid YAML: {e}") from None
+    _check_size(value, path)
+    return value
+
+
+def _read_text(path: str, what: str) -> str:
+    try:
+        with open(path, "rb") as f:
+            data = f.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist", hint=f"the platform puts {what} there before it starts the container") from None
+    except OSError as e:
+        raise ConfigError(f"cannot read {path}: {e.strerror}") from None
+    if len(data) > MAX_BYTES:
+        raise ConfigError(f"{path} is larger than {MAX_BYTES >> 20} MiB")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as e:
+        line = data.count(b"\n", 0, e.start) + 1
+        raise ConfigError(f"{path}, line {line}: not UTF-8 text", hint="save the file as UTF-8") from None
+
+
+@lru_cache(maxsize=None)
+def _loader() -> Any:
+    """A safe loader, of libyaml where it was built, that refuses doubled keys and merges that explode."""
+    import yaml
+    base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+    class Loader(base):    # type: ignore[misc]
+        merged = 0
+
+        def flatten_mapping(self, node: Any) -> None:
+            self._refuse_doubles(node)
+            super().flatten_mapping(node)
+            self.merged += len(node.value)
+            if self.merged > MAX_NODES:
+                raise yaml.constructor.ConstructorError(None, None, "its merge keys expand to too many values", node.start_mark)
+
+        def _refuse_doubles(self, node: Any) -> None:
+            seen = set()
+            for key, _ in node.value:
+                if key.tag in ("tag:yaml.org,2002:merge", "tag:yaml.org,2002:value") or not isinstance(key.value, str):
+                    continue
+                if (key.tag, key.value) in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} is there twice", key.start_mark)
+                seen.add((key.tag, key.value))
+
+    return Loader
+
+
+def _check_size(value: Any, path: str) -> None:
+    """Count values as if every alias were written out, and stop early: a few lines of nested anchors can stand for billions."""
+    pending, count = [value], 0
+    while pending:
+        item = pending.pop()
+        count += 1
+        if count > MAX_NODES:
+            raise ConfigError(f"{path}: its anchors and aliases expand to more than {MAX_NODES} values")
+        if isinstance(item, dict):
+            pending.extend(item.values())
+        elif isinstance(item, (list, tuple, set)):
+            pending.extend(item)

@@ -1,0 +1,312 @@
+"""Every failure that this package raises, and what foreign failures mean to the platform.
+
+```
+YmirError                            160004   something in the container failed
+├── ConfigError      ValueError      300001   env.yaml, config.yaml or a template is wrong
+├── DatasetError     ValueError      300002   an index file or an annotation is missing, empty or malformed
+├── ImageError       ValueError      300003   an image cannot be decoded
+├── WeightsError     ValueError      300004   no usable model file
+├── ObjectTypeError  ValueError      300005   the image does not support this kind of annotation
+├── GpuError         RuntimeError    300101   CUDA or a GPU failed
+│   ├── NoGpuError                   300102   a GPU was asked for and is not there
+│   └── OutOfMemoryError             300103   GPU or host memory ran out
+├── NanError         ArithmeticError 300201   the loss or a metric is not finite
+├── NetworkError     OSError         300301   a download failed
+├── ResultError      ValueError      160004   a value handed to a result writer is not acceptable to the platform
+├── StorageError     OSError         160004   an output cannot be written: disk full, read-only, no permission
+├── ProgramError     RuntimeError    160004   a program started by this package failed
+└── Stopped          RuntimeError    160004   the task was asked to stop (SIGTERM, SIGINT) and did
+```
+
+The second column is the builtin type that older callers catch. Every class carries `return_code` (the platform's number, column 5 of
+monitor.txt), `exit_code` (this process's status) and `hint` (what to do, in one sentence).
+
+`classify` says the same of exceptions that are not ours, `classify_text` of the last words of a program that died.
+"""
+from __future__ import annotations
+
+import errno
+import re
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Type
+
+from ymir_exc.code import ExecutorReturnCode as RC
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_ENVIRONMENT = 3
+EXIT_CONTRACT = 4
+EXIT_INTERRUPTED = 130
+EXIT_STOPPED = 143
+
+
+class YmirError(Exception):
+    """Base of the tree in the module's docstring.
+
+    Args:
+        message: What happened, in which file and key or line.
+        hint: What to do about it, in one sentence.
+    """
+
+    return_code: RC = RC.RC_CMD_CONTAINER_ERROR
+    exit_code: int = EXIT_FAILED
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+    def __reduce__(self) -> Tuple[object, ...]:
+        return (_rebuild, (type(self), self.message, self.hint))
+
+
+def _rebuild(kind: Type[YmirError], message: str, hint: str) -> YmirError:
+    return kind(message, hint=hint)
+
+
+class ConfigError(YmirError, ValueError):
+    """env.yaml, config.yaml or a template is missing, unreadable or wrong."""
+
+    return_code = RC.RC_EXEC_CONFIG_ERROR
+    exit_code = EXIT_CONTRACT
+
+
+class DatasetError(YmirError, ValueError):
+    """An index file or an annotation is missing, empty or malformed."""
+
+    return_code = RC.RC_EXEC_DATASET_ERROR
+    exit_code = EXIT_CONTRACT
+
+
+class ImageError(YmirError, ValueError):
+    """An image cannot be decoded."""
+
+    return_code = RC.RC_EXEC_UNKNOWN_IMAGE_FORMAT
+
+
+class WeightsError(YmirError, ValueError):
+    """No usable model file was given."""
+
+    return_code = RC.RC_EXEC_MODEL_ERROR
+
+
+class ObjectTypeError(YmirError, ValueError):
+    """The platform asks for a kind of annotation that the image does not support."""
+
+    return_code = RC.RC_EXEC_OBJECT_TYPE_ERROR
+    exit_code = EXIT_CONTRACT
+
+
+class GpuError(YmirError, RuntimeError):
+    """CUDA, the driver or a GPU failed."""
+
+    return_code = RC.RC_EXEC_CUDA_GPU_ERROR
+
+
+class NoGpuError(GpuError):
+    """`gpu_id` asks for a GPU that this container does not have."""
+
+    return_code = RC.RC_EXEC_NO_GPU
+
+
+class OutOfMemoryError(GpuError):
+    """GPU memory or the container's memory ran out."""
+
+    return_code = RC.RC_EXEC_OOM
+
+
+class NanError(YmirError, ArithmeticError):
+    """A loss, a weight or a metric is NaN or infinite."""
+
+    return_code = RC.RC_EXEC_NAN_ERROR
+
+
+class NetworkError(YmirError, OSError):
+    """Something could not be downloaded."""
+
+    return_code = RC.RC_EXEC_NETWORK_ERROR
+
+
+class ResultError(YmirError, ValueError):
+    """A value handed to a result writer would be refused by the platform; nothing was written."""
+
+
+class StorageError(YmirError, OSError):
+    """An output file cannot be written; the earlier content, if any, is intact."""
+
+
+class ProgramError(YmirError, RuntimeError):
+    """A program started by this package failed."""
+
+
+class Stopped(YmirError, RuntimeError):
+    """The task was asked to stop and did so in order."""
+
+    exit_code = EXIT_STOPPED
+
+
+class Failure(NamedTuple):
+    """What the platform is told: its number and one line of reason."""
+
+    code: RC
+    reason: str
+
+
+_TREE: Dict[str, Type[YmirError]] = {}
+
+
+def _tree() -> Dict[str, Type[YmirError]]:
+    """Class name to class, of the whole tree."""
+    if not _TREE:
+        pending: List[Type[YmirError]] = [YmirError]
+        while pending:
+            kind = pending.pop()
+            _TREE[kind.__name__] = kind
+            pending.extend(kind.__subclasses__())
+    return _TREE
+
+
+# Words of other people's errors, most specific first. Each was read in the source or the output of the named program.
+_FOREIGN: Sequence[Tuple[RC, str]] = (
+    (RC.RC_EXEC_OOM, r"CUDA out of memory|CUDA_ERROR_OUT_OF_MEMORY|cudaErrorMemoryAllocation|CUBLAS_STATUS_ALLOC_FAILED"
+                     r"|OutOfMemoryError\b|DefaultCPUAllocator: can't allocate memory|\bMemoryError\b"
+                     r"|Cannot allocate memory|insufficient shared memory|ResourceExhaustedError|RESOURCE_EXHAUSTED"),
+    (RC.RC_EXEC_NO_GPU, r"No CUDA GPUs are available|no CUDA-capable device|CUDA_ERROR_NO_DEVICE|invalid device ordinal"
+                        r"|Found no NVIDIA driver|Torch not compiled with CUDA enabled|CUDA_ERROR_INVALID_DEVICE"
+                        r"|Invalid device string"),
+    (RC.RC_EXEC_CUDA_GPU_ERROR, r"CUDA error|cudaError|CUDNN_STATUS|CUBLAS_STATUS|NCCL (?:error|failure)|ncclSystemError"
+                                r"|device-side assert|CUDA driver version is insufficient|uncorrectable ECC"),
+    (RC.RC_EXEC_NAN_ERROR, r"(?:loss|gradient|weight|output)s? (?:is|are|became|becomes|contains?) (?:nan|inf)\b|\bnan loss"
+                           r"|Loss is (?:nan|inf)|returned nan values|FloatingPointError|Input contains NaN"),
+    (RC.RC_EXEC_UNKNOWN_IMAGE_FORMAT, r"UnidentifiedImageError|cannot identify image file|image file is truncated"
+                                      r"|DecompressionBombError|broken data stream when reading image"),
+    (RC.RC_EXEC_NETWORK_ERROR, r"\bURLError\b|ConnectionError\b|ConnectTimeout\b|ReadTimeout\b|MaxRetryError"
+                               r"|Name or service not known|Temporary failure in name resolution|SSLError\b"
+                               r"|Network is unreachable|ConnectionRefusedError|ConnectionResetError|\bHTTPError\b"),
+)
+_FOREIGN_RE = tuple((code, re.compile(pattern, re.IGNORECASE)) for code, pattern in _FOREIGN)
+_NO_SPACE = re.compile(r"No space left on device|Disk quota exceeded", re.IGNORECASE)
+
+# An exception line of a traceback: a dotted name, perhaps a message. Wrappers say only that something below them failed.
+_EXCEPTION_LINE = re.compile(r"^(?:[A-Za-z_][\w]*\.)*([A-Z_][A-Za-z0-9_]*)(?:: (.*))?$")
+_WRAPPERS = frozenset({"CalledProcessError", "ChildFailedError", "ProcessRaisedException", "ProcessExitedException", "SystemExit"})
+_TRACEBACK = "Traceback (most recent call last):"
+
+
+def one_line(text: str, limit: int = 400) -> str:
+    """The text without line breaks, tabs and control characters, cut to `limit` characters: it becomes column 6 of monitor.txt."""
+    flat = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return flat if len(flat) <= limit else flat[: limit - 1] + "…"
+
+
+def classify(error: BaseException) -> Failure:
+    """Say what an exception means to the platform.
+
+    Errors of this package carry their own code; of others the type, `errno` and message decide, and so do the exceptions they were
+    raised from. What nobody knows is 160004 with the exception's own words, never "unknown error".
+
+    Args:
+        error: Any exception.
+
+    Returns:
+        The platform's return code and one line of reason.
+    """
+    for link in _chain(error):
+        if isinstance(link, YmirError):
+            return Failure(link.return_code, one_line(str(link)) or type(link).__name__)
+    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    for link in _chain(error):
+        code = _foreign_code(link)
+        if code is not None:
+            return Failure(code, one_line(text))
+    if isinstance(error, KeyboardInterrupt):
+        return Failure(RC.RC_CMD_CONTAINER_ERROR, "stopped by SIGINT")
+    return Failure(RC.RC_CMD_CONTAINER_ERROR, one_line(text))
+
+
+def exit_status(error: BaseException) -> int:
+    """The process status for an exception: its own `exit_code`, 130 for Ctrl-C, else 1."""
+    for link in _chain(error):
+        if isinstance(link, YmirError):
+            return link.exit_code
+    return EXIT_INTERRUPTED if isinstance(error, KeyboardInterrupt) else EXIT_FAILED
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The exception and those it was raised from, nearest first."""
+    seen: List[BaseException] = []
+    link: Optional[BaseException] = error
+    while link is not None and link not in seen:
+        seen.append(link)
+        yield link
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+
+
+def _foreign_code(error: BaseException) -> Optional[RC]:
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+        return RC.RC_EXEC_OOM
+    return _code_of_words(f"{type(error).__name__}: {error}")
+
+
+def _code_of_words(text: str) -> Optional[RC]:
+    if _NO_SPACE.search(text):
+        return RC.RC_CMD_CONTAINER_ERROR
+    for code, pattern in _FOREIGN_RE:
+        if pattern.search(text):
+            return code
+    return None
+
+
+def classify_text(text: str) -> Optional[Failure]:
+    """Find the reason in the last output of a program that died.
+
+    The last Python exception that is not a mere wrapper (`CalledProcessError` and the like) wins; without one, the last line with known
+    words does; without either, the last line that is not blank.
+
+    Args:
+        text: The end of the program's output, of any language.
+
+    Returns:
+        Code and one line of reason, or None when there is no text at all.
+    """
+    lines = [line.rstrip() for line in re.split(r"[\r\n]+", text)]
+    for line in reversed(_exception_lines(lines)):
+        match = _EXCEPTION_LINE.match(line)
+        if match is None or match.group(1) in _WRAPPERS:
+            continue
+        ours = _tree().get(match.group(1)) if line.startswith("ymir_exc.errors.") else None
+        if ours is not None:
+            return Failure(ours.return_code, one_line(match.group(2) or ours.__name__))
+        return Failure(_code_of_words(line) or RC.RC_CMD_CONTAINER_ERROR, one_line(line))
+    for line in reversed(lines):
+        code = _code_of_words(line)
+        if code is not None:
+            return Failure(code, one_line(line))
+    last = next((line for line in reversed(lines) if line.strip()), None)
+    return Failure(RC.RC_CMD_CONTAINER_ERROR, one_line(last)) if last else None
+
+
+def _exception_lines(lines: Sequence[str]) -> List[str]:
+    """The lines that end a traceback: the first unindented one after its head, in the order of the output."""
+    found, inside = [], False
+    for line in lines:
+        if line.lstrip(" |+").startswith(_TRACEBACK):
+            inside = True
+        elif inside and line and not line[0].isspace():
+            found.append(line)
+            inside = False
+    return found
+
+
+def traceback_lines(text: str, limit: int = 90) -> List[str]:
+    """The last traceback in the text, or its last lines when there is none, at most `limit`, for lines 2 to 100 of monitor.txt."""
+    lines = [line.rstrip() for line in text.replace("\r\n", "\n").split("\n")]
+    while lines and not lines[-1]:
+        lines.pop()
+    starts = [i for i, line in enumerate(lines) if line.startswith(_TRACEBACK)]
+    if starts:
+        lines = lines[starts[-1]:] if len(lines) - starts[-1] > 1 else lines
+    kept = lines[-limit:]
+    return ["".join(c if c.isprintable() or c == "\t" else "?" for c in line) for line in kept]

@@ -1,0 +1,399 @@
+"""Progress: the one line of monitor.txt that the platform polls, and what is shown beside it in TensorBoard.
+
+A call costs microseconds: at most a few lines a second reach the disk, the last one within `FLUSH_SECONDS`, each whole.
+"""
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import math
+import os
+import signal
+import threading
+import time
+from enum import IntEnum
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Sized,
+    Tuple,
+    TypeVar,
+    Union,
+)
+
+from ymir_exc import _files
+from ymir_exc.code import ExecutorReturnCode, ExecutorState
+from ymir_exc.errors import Failure, one_line
+
+if TYPE_CHECKING:
+    from ymir_exc.env import EnvConfig
+
+_T = TypeVar("_T")
+_log = logging.getLogger(__name__)
+
+TASK_STATE_RUNNING = 2
+FLUSH_SECONDS = 0.5
+"""Least time between two writes of a percent, and the longest that a percent stays unwritten."""
+
+MAX_TEXT_LINES = 99
+"""How many lines after the first one the platform reads."""
+
+
+class YmirTask(IntEnum):
+    """The three tasks, as the progress functions number them."""
+
+    TRAINING = 1
+    MINING = 2
+    INFER = 3
+
+
+class Record(NamedTuple):
+    """The content of monitor.txt (contract 8.1).
+
+    Attributes:
+        task_id: The task.
+        timestamp: Seconds since 1970; the platform notices a change of this number only.
+        percent: Fraction done, 0..1.
+        state: 0 unknown, 1 pending, 2 running, 3 done, 4 error. 4 is final once the platform has seen it.
+        return_code: 0, or the platform's number of the failure.
+        message: The reason, one line.
+        lines: What follows the first line: a traceback, say.
+    """
+
+    task_id: str
+    timestamp: float
+    percent: float
+    state: int = int(ExecutorState.ES_RUNNING)
+    return_code: int = 0
+    message: str = ""
+    lines: Tuple[str, ...] = ()
+
+    def to_text(self) -> str:
+        """The file's text; the message column appears only with a message, as older readers expect five columns."""
+        head = [one_line(self.task_id), f"{self.timestamp:.6f}", f"{self.percent:.2f}", str(int(self.state)), str(int(self.return_code))]
+        if self.message:
+            head.append(one_line(self.message))
+        return "\n".join(["\t".join(head), *self.lines[:MAX_TEXT_LINES]]) + "\n"
+
+
+def parse_record(text: str) -> Optional[Record]:
+    """Read the text of a monitor.txt as the platform does; None when it would refuse it."""
+    lines = text.splitlines()
+    head = lines[0].strip().split("\t") if lines else []
+    try:
+        task_id, timestamp, percent, state = head[0], float(head[1]), float(head[2]), int(head[3])
+        code = int(head[4]) if len(head) > 4 else 0
+    except (IndexError, ValueError):
+        return None
+    return Record(task_id, timestamp, percent, state, code, head[5] if len(head) > 5 else "", tuple(lines[1:]))
+
+
+def read_record(path: _files.PathLike) -> Optional[Record]:
+    """The record in a monitor.txt, or None when there is no file or no valid line in it."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as f:
+            return parse_record(f.read(1 << 20))
+    except OSError:
+        return None
+
+
+_last_timestamp: Dict[str, float] = {}
+
+
+def write_record(path: _files.PathLike, record: Record) -> Record:
+    """Replace a monitor.txt in one step.
+
+    Args:
+        path: The file; its folder must exist.
+        record: What to write; its timestamp is moved on when the file already holds the same or a later one.
+
+    Returns:
+        The record as written.
+
+    Raises:
+        StorageError: It could not be written.
+    """
+    key = os.fspath(path)
+    if key not in _last_timestamp:
+        earlier = read_record(path)
+        now = time.time()
+        # A clock that was set back, or a file of the future, must not hide our lines; beyond a day it is not to be believed.
+        _last_timestamp[key] = earlier.timestamp if earlier and earlier.timestamp < now + 86400 else 0.0
+    stamp = max(record.timestamp, _last_timestamp[key] + 1e-6)
+    record = record._replace(timestamp=stamp)
+    _files.write_bytes(path, record.to_text().encode("utf-8", "replace"), sync=False)
+    _last_timestamp[key] = stamp
+    return record
+
+
+def write_failure(path: _files.PathLike, task_id: str, failure: Failure, lines: Sequence[str] = (),
+                  percent: Optional[float] = None) -> Record:
+    """Leave the final word of a task that failed: state 4, the platform's code, the reason, and the traceback's lines.
+
+    Args:
+        path: The monitor file.
+        task_id: The task.
+        failure: Code and reason, of `errors.classify`.
+        lines: The traceback or the last output.
+        percent: Fraction done, 0..1; as the file says when None.
+    """
+    if percent is None:
+        earlier = read_record(path)
+        percent = min(max(earlier.percent, 0.0), 1.0) if earlier else 0.0
+    state, code = int(ExecutorState.ES_ERROR), int(failure.code)
+    with _writer.lock:
+        _writer.pending = None
+        record = Record(task_id, time.time(), percent, state, code, failure.reason, tuple(lines))
+        return write_record(path, record)
+
+
+class _Throttle:
+    """Writes a record at once when enough time has passed or it is more than a new percent, else soon, from a thread."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self.lock = threading.RLock()
+        self.pending: Optional[Tuple[str, Record]] = None
+        self.last: Optional[Tuple[str, Record]] = None
+        self.next_write = 0.0
+        self.wake: Optional[threading.Event] = None
+
+    def put(self, path: str, record: Record) -> None:
+        now = time.monotonic()
+        with self.lock:
+            if self.last is not None and now < self.next_write and self._only_percent_changed(path, record):
+                self.pending = (path, record)
+                if self.wake is None:
+                    self.wake = threading.Event()
+                    threading.Thread(target=self._flush_loop, args=(self.wake,), name="ymir-monitor", daemon=True).start()
+                self.wake.set()
+                return
+            self._write(path, record)
+
+    def _only_percent_changed(self, path: str, record: Record) -> bool:
+        last_path, last = self.last or ("", record)
+        return (path == last_path and last.task_id == record.task_id and last.state == record.state
+                and last.return_code == record.return_code)
+
+    def _write(self, path: str, record: Record) -> None:
+        self.pending = None
+        write_record(path, record)
+        self.last = (path, record)
+        self.next_write = time.monotonic() + FLUSH_SECONDS
+
+    def flush(self) -> None:
+        with self.lock:
+            if self.pending is not None:
+                self._write(*self.pending)
+
+    def _flush_loop(self, wake: threading.Event) -> None:
+        while True:
+            wake.wait()
+            wake.clear()
+            delay = self.next_write - time.monotonic()
+            if delay > 0:
+                time.sleep(delay)
+            try:
+                self.flush()
+            except OSError as e:    # the next call that writes says it to the program
+                _log.warning("progress was not written: %s", e)
+
+
+_writer = _Throttle()
+os.register_at_fork(after_in_child=_writer.reset)    # the thread stays behind, and the lock may be held
+
+
+def _flush_at_exit() -> None:
+    with contextlib.suppress(OSError):
+        _writer.flush()
+
+
+atexit.register(_flush_at_exit)
+
+
+def write_monitor_logger(percent: float, state: ExecutorState = ExecutorState.ES_RUNNING,
+                         return_code: ExecutorReturnCode = ExecutorReturnCode.RC_EXEC_NO_ERROR, message: str = "") -> None:
+    """Report progress, or a failure.
+
+    Args:
+        percent: Fraction of the task that is done, 0..1; clamped. Anything that `float()` takes.
+        state: 2 running, 4 error. The platform fails the task for good once it has seen 4.
+        return_code: 0, or the platform's number of the failure.
+        message: The reason of a failure, one line.
+
+    Raises:
+        ValueError: percent is NaN.
+        StorageError: The file could not be written.
+    """
+    from ymir_exc import env
+    if not env.is_main_rank():
+        return
+    value = float(percent)
+    if math.isnan(value):
+        raise ValueError("the progress is NaN; nothing was written")
+    current = env.current_env()
+    record = Record(current.task_id, time.time(), min(max(value, 0.0), 1.0), int(state), int(return_code), message)
+    _writer.put(current.output.monitor_file, record)
+
+
+def task_percent(cfg: EnvConfig, task: Union[YmirTask, str], percent: float, order: str = "tmi") -> float:
+    """Where a fraction of one task stands in the whole container run.
+
+    With mining and inference in one container the first of them fills 0 to 0.5 and the second 0.5 to 1.
+
+    Args:
+        cfg: The task's description; its `run_*` flags count.
+        task: 'training', 'mining', 'infer', or a `YmirTask`.
+        percent: Fraction of this task, 0..1.
+        order: 'tmi' (mining first) or 'tim' (inference first).
+
+    Raises:
+        AssertionError: An unknown task or order, or a percent outside 0..1.
+    """
+    name = task.lower() if isinstance(task, str) else YmirTask(task).name.lower()
+    if name not in ("training", "mining", "infer"):
+        raise AssertionError(f"unknown task {task!r}: must be training, mining or infer")
+    if not 0 <= percent <= 1:
+        raise AssertionError(f"percent must be in [0, 1], not {percent!r}")
+    if order not in ("tmi", "tim"):
+        raise AssertionError(f"unknown order {order!r}: must be tmi (mining first) or tim (inference first)")
+    if not (cfg.run_mining and cfg.run_infer):
+        return percent
+    first = "mining" if order == "tmi" else "infer"
+    return 0.5 * percent if name == first else 0.5 + 0.5 * percent
+
+
+def write_monitor_logger_for_multiple_tasks(cfg: Any, task: Union[YmirTask, str], percent: float, order: str = "tmi") -> None:
+    """Report progress of one task of a container that may run two; see `task_percent`.
+
+    Args:
+        cfg: What `util.get_merged_config()` returned.
+        task: 'training', 'mining', 'infer', or a `YmirTask`.
+        percent: Fraction of this task, 0..1.
+        order: 'tmi' (mining first) or 'tim' (inference first).
+
+    Raises:
+        AssertionError: An unknown task or order, or a percent outside 0..1.
+    """
+    write_monitor_logger(percent=task_percent(cfg.ymir, task, percent, order))
+
+
+def track(iterable: Iterable[_T], task: Union[YmirTask, str], *, total: Optional[int] = None, start: float = 0.0, end: float = 1.0,
+          order: str = "tmi", on_step: Optional[Callable[[float], None]] = None) -> Iterator[_T]:
+    """Iterate and report progress.
+
+        for batch in monitor.track(batches, "infer"):
+            ...
+
+    Args:
+        iterable: Anything; without a length give `total`.
+        task: 'training', 'mining', 'infer', or a `YmirTask`.
+        total: Number of items, when `len(iterable)` does not tell.
+        start: The task's fraction before the first item.
+        end: The task's fraction after the last item.
+        order: 'tmi' (mining first) or 'tim' (inference first), for containers that run both.
+        on_step: Also called with the task's fraction after each item.
+
+    Yields:
+        The items.
+    """
+    from ymir_exc import env
+    current = env.current_env()
+    count = len(iterable) if total is None and isinstance(iterable, Sized) else total
+    for done, item in enumerate(iterable, 1):
+        yield item
+        if count:
+            percent = start + (end - start) * min(done / count, 1.0)
+            write_monitor_logger(task_percent(current, task, percent, order))
+            if on_step is not None:
+                on_step(percent)
+    write_monitor_logger(task_percent(current, task, end, order))
+
+
+_stop_signal: List[int] = []
+_stop_handler_set = False
+
+
+def should_stop() -> bool:
+    """True once this process was asked to stop (SIGTERM): save what is worth saving and raise `errors.Stopped`.
+
+    The first call, from the main thread, takes the signal over; until then SIGTERM ends the process as ever. Docker grants ten seconds
+    between the request and the end.
+    """
+    global _stop_handler_set
+    if not _stop_handler_set and threading.current_thread() is threading.main_thread():
+        previous = signal.getsignal(signal.SIGTERM)
+
+        def on_stop(number: int, frame: Any) -> None:
+            _stop_signal.append(number)
+            if callable(previous):
+                previous(number, frame)
+
+        signal.signal(signal.SIGTERM, on_stop)
+        _stop_handler_set = True
+    return bool(_stop_signal)
+
+
+def write_tensorboard_text(text: str, tag: Optional[str] = None) -> None:
+    """Add a text to the task's TensorBoard folder.
+
+    Args:
+        text: Shown as it is, in a block of fixed width.
+        tag: The heading; 'default' when None.
+    """
+    from ymir_exc import env
+    if not env.is_main_rank():
+        return
+    _tensorboard_writer(env.current_env().output.tensorboard_dir)(tag or "default", f"```\n{text}\n```")
+
+
+def write_final_executor_log(tag: Optional[str] = None) -> None:
+    """Add the end of the container's log to TensorBoard, where it exists.
+
+    Args:
+        tag: The heading; 'default' when None.
+    """
+    from ymir_exc import env
+    path = env.current_env().output.executor_log_file
+    with contextlib.suppress(OSError), open(path, "rb") as f:
+        f.seek(max(0, os.path.getsize(path) - (1 << 18)))
+        write_tensorboard_text(f.read().decode("utf-8", "replace"), tag)
+
+
+_tensorboard: Dict[str, Tuple[int, Callable[[str, str], None]]] = {}
+
+
+def _tensorboard_writer(folder: str) -> Callable[[str, str], None]:
+    """One writer a folder and process; TensorBoard is loaded with the first."""
+    known = _tensorboard.get(folder)
+    if known is not None and known[0] == os.getpid():
+        return known[1]
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.plugins.text import metadata
+    from tensorboard.summary.writer.event_file_writer import EventFileWriter
+    writer = EventFileWriter(folder)
+
+    def add(tag: str, text: str) -> None:
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.compat.proto.tensor_pb2 import TensorProto
+        from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
+        shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=1)])
+        tensor = TensorProto(dtype="DT_STRING", string_val=[text.encode("utf-8", "replace")], tensor_shape=shape)
+        summary_metadata = metadata.create_summary_metadata(display_name="", description="")
+        value = Summary.Value(tag=f"{tag}/text_summary", metadata=summary_metadata, tensor=tensor)
+        writer.add_event(Event(wall_time=time.time(), step=0, summary=Summary(value=[value])))
+        writer.flush()
+
+    _tensorboard[folder] = (os.getpid(), add)
+    return add

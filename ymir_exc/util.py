@@ -1,0 +1,429 @@
+"""What an executor needs around its training loop: the merged configuration, weights, GPUs, progress, results."""
+from __future__ import annotations
+
+import functools
+import glob as glob
+import logging
+import math
+import os
+import re
+import socket
+import warnings
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, TypeVar, Union, cast
+
+from easydict import EasyDict as edict
+
+from ymir_exc import _files, env
+from ymir_exc import result_writer as rw
+from ymir_exc.errors import ConfigError, ResultError, WeightsError
+from ymir_exc.monitor import YmirTask as YmirTask
+from ymir_exc.monitor import task_percent, write_monitor_logger
+from ymir_exc.monitor import write_monitor_logger_for_multiple_tasks as write_monitor_logger_for_multiple_tasks
+
+if TYPE_CHECKING:
+    from ymir_exc.dataset_convert import convert_ymir_to_coco as convert_ymir_to_coco
+
+_log = logging.getLogger(__name__)
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+OBJECT_TYPE_FOLDERS = {2: "det", 3: "semantic-seg", 4: "instance-seg", 50: "multi-modal"}
+
+# Written by the platform for this very task; a template's value for one of them is an example, never a default (contract 1.4, 1.5).
+RESERVED_KEYS = frozenset({
+    "task_id", "class_names", "gpu_id", "gpu_count", "object_type", "pretrained_model_params", "model_params_path", "run_infer",
+    "run_mining", "export_format", "git_url", "git_branch", "code_config",
+})
+
+
+def __getattr__(name: str) -> Any:
+    if name == "convert_ymir_to_coco":    # its home until 1.3
+        from ymir_exc.dataset_convert import convert_ymir_to_coco
+        return convert_ymir_to_coco
+    if name == "yaml":
+        import yaml
+        return yaml
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+# ----------------------------------------------------------------------------------------------------------------- configuration
+
+def get_merged_config() -> edict:
+    """All that the platform and the image say about this task.
+
+    `.ymir` is the `EnvConfig`; `.param` holds the hyper-parameters: config.yaml, completed where it lacks a key by the code's own
+    configuration file (live-code mode: `git_url` and `code_config`) and then by the image's template for this task, because the
+    platform drops keys whose value is empty, and for mining and inference also those that are 0 or false.
+
+    Returns:
+        A fresh EasyDict.
+
+    Raises:
+        ConfigError: env.yaml or config.yaml is missing or malformed.
+    """
+    current = env.get_current_env()
+    param = env.get_executor_config()
+    if param.get("git_url"):
+        param = {**_code_config(param.get("code_config")), **param}
+    for key, value in _template_defaults(current, param.get("object_type")).items():
+        param.setdefault(key, value)
+    merged = edict()
+    merged.param = param
+    merged.ymir = current
+    return merged
+
+
+def _code_config(path: Any) -> Dict[str, Any]:
+    if not path or not os.path.isfile(path):
+        return {}
+    from ymir_exc._yaml import load
+    value = load(str(path), "the code's configuration")
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: the code's configuration must be a mapping of keys to values")
+    return value
+
+
+def _template_defaults(current: env.EnvConfig, object_type: Any) -> Dict[str, Any]:
+    folder = os.path.dirname(current.manifest_file)
+    made: Dict[str, Any] = {}
+    for task in ("training", "mining", "infer"):
+        if getattr(current, f"run_{task}"):
+            made = {**_template(folder, task, object_type), **made}
+    return {key: value for key, value in made.items() if key not in RESERVED_KEYS}
+
+
+def _template(folder: str, task: str, object_type: Any) -> Dict[str, Any]:
+    """The template of a task; images for several kinds of annotation keep one in a folder for each kind."""
+    kind = OBJECT_TYPE_FOLDERS.get(object_type if isinstance(object_type, int) else 2, "det")
+    for path in (os.path.join(folder, f"{task}-template.yaml"), os.path.join(folder, kind, f"{task}-template.yaml")):
+        if not os.path.isfile(path):
+            continue
+        try:
+            return env.load_cached(path)
+        except ConfigError as e:    # the platform showed it to the user already: the task has its config.yaml
+            _log.warning("no defaults are taken from the image's template: %s", e)
+    return {}
+
+
+def get_bool(cfg: edict, key: str, default_value: bool = True) -> bool:
+    """A hyper-parameter that means yes or no, however a web form or a person wrote it.
+
+    Args:
+        cfg: What `get_merged_config()` returned.
+        key: Its name in `cfg.param`.
+        default_value: What an absent key means.
+
+    Raises:
+        ConfigError: The value is neither.
+    """
+    value = cfg.param.get(key, default_value)
+    text = str(value.item() if hasattr(value, "item") else value).strip().lower()
+    if text in ("1", "1.0", "t", "true", "y", "yes", "on"):
+        return True
+    if text in ("0", "0.0", "f", "false", "n", "no", "off"):
+        return False
+    raise ConfigError(f"{cfg.ymir.input.config_file}: {key}: {value!r} is neither true nor false")
+
+
+def get_gpu_ids(cfg: edict) -> List[Union[int, str]]:
+    """The GPUs that this task may use.
+
+    Args:
+        cfg: What `get_merged_config()` returned; `gpu_id` may be '', None, absent, 0, '0, 1' or [0, 1].
+
+    Returns:
+        Indices as this container numbers them, or names of the form 'GPU-...' and 'MIG-...'; empty for CPU.
+
+    Raises:
+        ConfigError: gpu_id is none of these.
+    """
+    value = cfg.param.get("gpu_id")
+    parts: Sequence[Any] = value if isinstance(value, (list, tuple)) else ("" if value is None else str(value)).split(",")
+    ids: List[Union[int, str]] = []
+    for part in parts:
+        text = str(part).strip()
+        if text.isdigit():
+            ids.append(int(text))
+        elif text.startswith(("GPU-", "MIG-")):
+            ids.append(text)
+        elif text:
+            raise ConfigError(f"{cfg.ymir.input.config_file}: gpu_id: {value!r} is no list of GPU indices",
+                              hint="write '0,1' for two GPUs, '' for CPU")
+    if len(set(ids)) != len(ids):
+        raise ConfigError(f"{cfg.ymir.input.config_file}: gpu_id: {value!r} names a GPU twice")
+    return ids
+
+
+def find_free_port() -> int:
+    """A TCP port that is free now. Another process may take it before you do: bind late, or let the launcher choose."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as s:
+        s.bind(("", 0))
+        return int(s.getsockname()[1])
+
+
+# ----------------------------------------------------------------------------------------------------------------------- weights
+
+def get_weight_files(cfg: edict, suffix: Union[str, Tuple[str, ...]] = (".pt", ".pth")) -> List[str]:
+    """The model files that the platform hands in.
+
+    Args:
+        cfg: What `get_merged_config()` returned.
+        suffix: One ending or several.
+
+    Returns:
+        Paths of files that exist, in the order given.
+
+    Raises:
+        AttributeError: Mining or inference without `model_params_path`.
+    """
+    names = cfg.param.get("pretrained_model_params") or [] if cfg.ymir.run_training else cfg.param.model_params_path
+    endings = (suffix,) if isinstance(suffix, str) else tuple(suffix)
+    found = []
+    for name in [names] if isinstance(names, str) else names:
+        if str(name).endswith(endings):
+            path = _find_weights(str(name), cfg.ymir.input.models_dir)
+            if path is None:
+                _log.warning("the model file %s does not exist", name)
+            else:
+                found.append(path)
+    return found
+
+
+def _find_weights(name: str, models_dir: str) -> Optional[str]:
+    """Absolute, relative to models_dir, or, of packages made by old platforms, straight in models_dir."""
+    for path in (name, os.path.join(models_dir, name), os.path.join(models_dir, os.path.basename(name))):
+        if os.path.isabs(path) and os.path.isfile(path):
+            return path
+    return os.path.abspath(name) if os.path.isfile(name) else None
+
+
+def pick_weight_file(cfg: edict, prefer: Sequence[str] = ("best", "last", "latest"),
+                     suffix: Union[str, Tuple[str, ...]] = (".pt", ".pth")) -> Optional[str]:
+    """The one model file to load.
+
+    Args:
+        cfg: What `get_merged_config()` returned.
+        prefer: Words to look for in the file names, the most wanted first; without a match the newest file wins.
+        suffix: One ending or several.
+
+    Returns:
+        Its path; None when a training has no pre-trained model.
+
+    Raises:
+        WeightsError: Mining or inference without a usable model file.
+    """
+    files = get_weight_files(cfg, suffix) if cfg.ymir.run_training or cfg.param.get("model_params_path") else []
+    if not files:
+        if cfg.ymir.run_training:
+            return None
+        given = cfg.param.get("model_params_path")
+        raise WeightsError(f"none of the given model files ends with {suffix!r}: model_params_path is {given!r}",
+                           hint="choose a model that this image trained")
+    for word in prefer:
+        for path in files:
+            if word in os.path.basename(path):
+                return path
+    return max(files, key=os.path.getmtime)
+
+
+# ---------------------------------------------------------------------------------------------------------------------- progress
+
+class YmirStage(IntEnum):
+    """The three parts of a task, for progress."""
+
+    PREPROCESS = 1
+    TASK = 2
+    POSTPROCESS = 3
+
+
+_STAGE_NAMES = ("preprocess", "task", "postprocess")
+
+
+class YmirStageWeight:
+    """How much of a task's progress each part stands for.
+
+    Args:
+        weights: Three fractions that sum to 1; by default nearly all for the task itself, or what the environment variables
+            PREPROCESS_WEIGHT, TASK_WEIGHT and POSTPROCESS_WEIGHT say.
+    """
+
+    def __init__(self, weights: Optional[List[float]] = None) -> None:
+        self.weights = list(weights) if weights else [
+            float(os.environ.get("PREPROCESS_WEIGHT", 0.00001)),
+            float(os.environ.get("TASK_WEIGHT", 0.99998)),
+            float(os.environ.get("POSTPROCESS_WEIGHT", 0.00001)),
+        ]
+        if len(self.weights) != 3:
+            raise AssertionError(f"three stage weights are needed, not {self.weights!r}")
+        if not math.isclose(sum(self.weights), 1):
+            raise AssertionError(f"stage weights must sum to 1, not {self.weights!r}")
+
+    def get_stage_process(self, stage: Union[YmirStage, str], p: float) -> float:
+        """The task's progress, 0..1, when a fraction `p` of a stage is done.
+
+        Raises:
+            NotImplementedError: An unknown stage.
+        """
+        index = _stage_index(stage)
+        return min(sum(self.weights[:index]) + self.weights[index] * p, 1.0)
+
+
+def _stage_index(stage: Union[YmirStage, str]) -> int:
+    if isinstance(stage, str) and stage in _STAGE_NAMES:
+        return _STAGE_NAMES.index(stage)
+    if not isinstance(stage, str) and stage in (1, 2, 3):
+        return int(stage) - 1
+    raise NotImplementedError(f"unknown stage {stage!r}: must be one of {', '.join(_STAGE_NAMES)} or a YmirStage")
+
+
+def write_ymir_monitor_process(cfg: edict, task: Union[YmirTask, str], naive_stage_percent: float, stage: Union[YmirStage, str],
+                               stage_weights: Union[List[float], YmirStageWeight, None] = None, task_order: str = "tmi") -> None:
+    """Report progress of a stage of a task; cheap enough for every step of a loop.
+
+    Args:
+        cfg: What `get_merged_config()` returned.
+        task: 'training', 'mining', 'infer', or a `YmirTask`.
+        naive_stage_percent: Fraction of the stage, 0..1; anything else is clamped, with a warning.
+        stage: 'preprocess', 'task', 'postprocess', or a `YmirStage`.
+        stage_weights: Three fractions, or a `YmirStageWeight`.
+        task_order: 'tmi' (mining first) or 'tim' (inference first).
+
+    Raises:
+        NotImplementedError: An unknown stage.
+        AssertionError: An unknown task or order.
+    """
+    p = float(naive_stage_percent)
+    if not 0 <= p <= 1:
+        warnings.warn(f"naive_stage_percent is {p}: a fraction from 0 to 1 is wanted, it is clamped", RuntimeWarning, stacklevel=2)
+        p = min(max(p, 0.0), 1.0) if p == p else 0.0
+    weights = stage_weights if isinstance(stage_weights, YmirStageWeight) else YmirStageWeight(stage_weights)
+    write_monitor_logger(task_percent(cfg.ymir, task, weights.get_stage_process(stage, p), task_order))
+
+
+def get_ymir_process(stage: Union[YmirStage, str], p: float, task_idx: int = 0, task_num: int = 1,
+                     weights: Optional[List[float]] = None) -> float:
+    """The older progress formula. Deprecated: call `write_ymir_monitor_process`.
+
+    Args:
+        stage: 'preprocess', 'task', 'postprocess', or a `YmirStage`.
+        p: Fraction of the stage, 0..1.
+        task_idx: Which task of the container, from 0.
+        task_num: How many tasks the container runs.
+        weights: Three fractions that sum to 1.
+
+    Returns:
+        Fraction of the container's run, 0..1.
+    """
+    warnings.warn("get_ymir_process is deprecated: call write_ymir_monitor_process", DeprecationWarning, stacklevel=2)
+    if not 0 <= p <= 1:
+        raise ResultError(f"p must be in [0, 1], not {p!r}")
+    return (task_idx + YmirStageWeight(weights).get_stage_process(stage, p)) / task_num
+
+
+# ----------------------------------------------------------------------------------------------------------------------- results
+
+def filter_saved_files(cfg: edict, files: Sequence[str]) -> List[str]:
+    """Choose the files of a stage by the hyper-parameter `ymir_saved_file_patterns`.
+
+    Args:
+        cfg: What `get_merged_config()` returned.
+        files: Paths, absolute or relative to models_dir; empty for all files in models_dir.
+
+    Returns:
+        Paths relative to models_dir of those that match one of the comma-separated regular expressions; all without patterns.
+    """
+    models_dir = cfg.ymir.output.models_dir
+    result = os.path.basename(cfg.ymir.output.training_result_file)
+    paths = [os.fspath(f) for f in files] or sorted(
+        entry.path for entry in os.scandir(models_dir) if entry.is_file() and entry.name != result and not entry.name.startswith("."))
+    names = [os.path.relpath(p, models_dir) if os.path.isabs(p) else p for p in paths]
+    patterns = _patterns(cfg.param.get("ymir_saved_file_patterns"))
+    return [name for name in names if any(p.search(name) for p in patterns)] if patterns else names
+
+
+def _patterns(value: Any) -> List[re.Pattern[str]]:
+    made = []
+    for text in value if isinstance(value, (list, tuple)) else str(value or "").split(","):
+        if str(text).strip():
+            try:
+                made.append(re.compile(str(text).strip()))
+            except re.error as e:
+                _log.warning("ymir_saved_file_patterns: %r is no regular expression (%s); it is ignored", text, e)
+    return made
+
+
+def format_saved_files(cfg: edict, files: Sequence[str]) -> List[str]:
+    """Copy files that lie elsewhere, or in a folder of models_dir, straight into models_dir.
+
+    Args:
+        cfg: What `get_merged_config()` returned.
+        files: Paths, absolute or relative to models_dir.
+
+    Returns:
+        Their names in models_dir.
+
+    Raises:
+        AssertionError: A file does not exist.
+    """
+    models_dir = cfg.ymir.output.models_dir
+    names = []
+    for given in files:
+        path = os.path.join(models_dir, given)
+        if not os.path.isfile(path):
+            raise AssertionError(f"the model file {path} does not exist")
+        target = os.path.join(models_dir, os.path.basename(path))
+        if os.path.islink(target) or not (os.path.exists(target) and os.path.samefile(path, target)):
+            _files.copy_file(path, target)
+        names.append(os.path.basename(path))
+    return names
+
+
+def _accept_old_order(function: _F) -> _F:
+    """Take the order of 1.0 and early 1.3 as well: `(cfg, map50, files, id, attachments)`."""
+    @functools.wraps(function)
+    def wrapper(cfg: edict, *args: Any, **kwargs: Any) -> Any:
+        if args and _is_number(args[0]):
+            names = ("map50", "files", "id", "attachments")
+            kwargs.update(zip(names, args))
+            args = ()
+        return function(cfg, *args, **kwargs)
+
+    return cast(_F, wrapper)
+
+
+def _is_number(value: Any) -> bool:
+    return not isinstance(value, (str, bytes, list, tuple, dict, set)) and hasattr(value, "__float__")
+
+
+@_accept_old_order
+def write_ymir_training_result(cfg: edict, files: Sequence[str], id: str,
+                               map50: Optional[float] = None, evaluation_result: Optional[Mapping[str, Any]] = None,
+                               evaluate_config: Optional[Mapping[str, float]] = None,
+                               attachments: Optional[Mapping[str, Sequence[str]]] = None) -> None:
+    """Write a stage of the model, with the files chosen and brought to where the platform finds them.
+
+    Args:
+        cfg: What `get_merged_config()` returned.
+        files: Model files, absolute or relative to models_dir; empty for all of models_dir.
+        id: The stage's name; a number gets the prefix `stage_`.
+        map50: The older way to give one metric.
+        evaluation_result: Metrics, with one of mAP, mIoU, maskAP.
+        evaluate_config: How it was evaluated.
+        attachments: Section to file names.
+
+    Raises:
+        ResultError: No file matches, or as `result_writer.write_model_stage`.
+    """
+    if not env.is_main_rank():
+        return
+    name = str(id)
+    if name.isdigit():
+        name = f"stage_{name}"
+        _log.warning("the stage %s is named %s: the platform takes identifiers only", id, name)
+    chosen = format_saved_files(cfg, filter_saved_files(cfg, files))
+    if not chosen:
+        raise ResultError(f"stage {name}: no model file is left", hint="ymir_saved_file_patterns matches none of the files")
+    metrics = dict(evaluation_result) if evaluation_result else {"mAP": map50} if map50 is not None else None
+    rw.write_model_stage(name, chosen, metrics, attachments=attachments, evaluate_config=evaluate_config)
