@@ -41,12 +41,12 @@ class Platform:
         self.env_file = self.input / "env.yaml"
         self.write()
 
-    def write(self) -> "Platform":
+    def write(self) -> Platform:
         self.env_file.write_text(yaml.safe_dump(self.env, allow_unicode=True), encoding="utf-8")
         (self.input / "config.yaml").write_text(yaml.safe_dump(self.config, allow_unicode=True), encoding="utf-8")
         return self
 
-    def run(self, *tasks: str) -> "Platform":
+    def run(self, *tasks: str) -> Platform:
         for task in ("training", "mining", "infer"):
             self.env[f"run_{task}"] = task in tasks
         return self.write()

@@ -224,6 +224,8 @@ def test_copy_file_resolves_links(tmp_path):
     _files.copy_file(tmp_path / "latest.pt", tmp_path / "stage" / "latest.pt")
     assert not (tmp_path / "stage" / "latest.pt").is_symlink()
     assert (tmp_path / "stage" / "latest.pt").read_bytes() == b"w"
+    _files.copy_file(tmp_path / "iter_20.pt", tmp_path / "latest.pt")
+    assert not (tmp_path / "latest.pt").is_symlink()
 
 
 def test_a_device_is_written_through():

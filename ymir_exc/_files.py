@@ -37,25 +37,26 @@ def storage_error(path: PathLike, error: OSError) -> StorageError:
     return made
 
 
-def write_bytes(path: PathLike, data: bytes, *, sync: bool = True) -> None:
+def write_bytes(path: PathLike, data: bytes, *, sync: bool = True, shared: bool = False) -> None:
     """Replace the content of a file in one step.
 
     Args:
         path: The target; a link is followed. Its folder must exist.
         data: The whole new content.
         sync: Flush to the disk before and after the rename. Progress files pass False: after a power cut they mean nothing.
+        shared: Let every uid write the file, whatever the umask: the platform rewrites it under a uid of its own.
 
     Raises:
         StorageError: The file could not be written; the earlier content is intact.
     """
     target = os.path.realpath(path)
     try:
-        _replace(target, data, sync)
+        _replace(target, data, sync, 0o666 if shared else 0)
     except OSError as e:
         raise storage_error(path, e) from e
 
 
-def _replace(target: str, data: bytes, sync: bool) -> None:
+def _replace(target: str, data: bytes, sync: bool, allow: int) -> None:
     try:
         mode = os.stat(target).st_mode
     except FileNotFoundError:
@@ -74,7 +75,7 @@ def _replace(target: str, data: bytes, sync: bool) -> None:
     try:
         try:
             _write_all(fd, data)
-            _widen(fd, mode)
+            _widen(fd, mode | allow)
             if sync:
                 os.fsync(fd)
         finally:
@@ -151,12 +152,13 @@ def sync_folder(folder: str) -> None:
 
 
 @contextlib.contextmanager
-def open_atomic(path: PathLike, *, buffering: int = 1 << 20) -> Iterator[IO[bytes]]:
+def open_atomic(path: PathLike, *, buffering: int = 1 << 20, follow_links: bool = True) -> Iterator[IO[bytes]]:
     """Write a large file piece by piece; it appears whole when the block ends, or not at all when it raises.
 
     Args:
-        path: The target; a link is followed. Its folder must exist.
+        path: The target. Its folder must exist.
         buffering: Bytes held before a write.
+        follow_links: Write to what a link names; otherwise the file takes the link's place.
 
     Yields:
         A binary file.
@@ -164,7 +166,7 @@ def open_atomic(path: PathLike, *, buffering: int = 1 << 20) -> Iterator[IO[byte
     Raises:
         StorageError: The file could not be written; the earlier content is intact.
     """
-    target = os.path.realpath(path)
+    target = os.path.realpath(path) if follow_links else os.path.abspath(path)
     temp = _temp_name(target)
     try:
         old_mode = os.stat(target).st_mode if os.path.exists(target) else 0
@@ -217,7 +219,7 @@ def lock(folder: PathLike) -> Iterator[None]:
 
 
 def copy_file(source: PathLike, target: PathLike) -> None:
-    """Copy a file's content under another name in one step; links are resolved, missing folders of the target are made.
+    """Copy a file's content under another name in one step; the copy is never a link, missing folders of the target are made.
 
     Raises:
         StorageError: The target could not be written.
@@ -225,7 +227,7 @@ def copy_file(source: PathLike, target: PathLike) -> None:
     """
     with open(source, "rb") as reader:
         make_folder(os.path.dirname(os.fspath(target)))
-        with open_atomic(target) as writer:
+        with open_atomic(target, follow_links=False) as writer:
             shutil.copyfileobj(reader, writer, 1 << 20)
 
 

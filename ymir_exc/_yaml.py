@@ -9,6 +9,7 @@ from ymir_exc.errors import ConfigError
 
 MAX_BYTES = 16 << 20
 MAX_NODES = 1_000_000
+MAX_DEPTH = 100
 
 
 def nearest(name: str, known: Iterable[str]) -> Optional[str]:
@@ -76,6 +77,19 @@ def _loader() -> Any:
 
     class Loader(base):    # type: ignore[misc]
         merged = 0
+        depth = 0
+
+        def descend_resolver(self, current_node: Any, current_index: Any) -> None:
+            """Called before each nested value; libyaml's loader would overflow the stack and end the process."""
+            self.depth += 1
+            if self.depth > MAX_DEPTH:
+                mark = getattr(current_node, "start_mark", None)
+                raise yaml.composer.ComposerError(None, None, f"nested deeper than {MAX_DEPTH} levels", mark)
+            super().descend_resolver(current_node, current_index)
+
+        def ascend_resolver(self) -> None:
+            self.depth -= 1
+            super().ascend_resolver()
 
         def flatten_mapping(self, node: Any) -> None:
             self._refuse_doubles(node)

@@ -13,7 +13,7 @@ from ymir_exc import env, monitor, util
 from ymir_exc.errors import ConfigError, Stopped, YmirError, classify, exit_status, traceback_lines
 
 if TYPE_CHECKING:
-    from ymir_exc.util import edict
+    from easydict import EasyDict as edict
 
 _log = logging.getLogger(__name__)
 

@@ -82,7 +82,8 @@ class Record(NamedTuple):
         head = [one_line(self.task_id), f"{self.timestamp:.6f}", f"{self.percent:.2f}", str(int(self.state)), str(int(self.return_code))]
         if self.message:
             head.append(one_line(self.message))
-        return "\n".join(["\t".join(head), *self.lines[:MAX_TEXT_LINES]]) + "\n"
+        lines = self.lines[:MAX_TEXT_LINES] or ((one_line(self.message),) if self.message else ())    # the page shows these lines only
+        return "\n".join(["\t".join(head), *lines]) + "\n"
 
 
 def parse_record(text: str) -> Optional[Record]:
@@ -130,7 +131,7 @@ def write_record(path: _files.PathLike, record: Record) -> Record:
         _last_timestamp[key] = earlier.timestamp if earlier and earlier.timestamp < now + 86400 else 0.0
     stamp = max(record.timestamp, _last_timestamp[key] + 1e-6)
     record = record._replace(timestamp=stamp)
-    _files.write_bytes(path, record.to_text().encode("utf-8", "replace"), sync=False)
+    _files.write_bytes(path, record.to_text().encode("utf-8", "replace"), sync=False, shared=True)
     _last_timestamp[key] = stamp
     return record
 

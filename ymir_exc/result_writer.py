@@ -90,7 +90,7 @@ def write_model_stage(stage_name: str, files: Sequence[str], evaluation_result: 
     if not is_main_rank():
         return
     if isinstance(evaluation_result, (int, float)) or _is_scalar(evaluation_result):    # the 1.3 order: name, files, mAP
-        evaluation_result, mAP = None, float(evaluation_result)    # type: ignore[arg-type]
+        evaluation_result = {"mAP": evaluation_result}
     current = current_env()
     name = _stage_name(stage_name)
     metrics = _metrics(name, evaluation_result, mAP)

@@ -24,6 +24,7 @@ from ymir_exc.monitor import write_monitor_logger_for_multiple_tasks as write_mo
 if TYPE_CHECKING:
     from ymir_exc.dataset_convert import convert_ymir_to_coco as convert_ymir_to_coco
 
+osp = os.path    # older code reaches it through this module
 _log = logging.getLogger(__name__)
 _F = TypeVar("_F", bound=Callable[..., Any])
 

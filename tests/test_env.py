@@ -1,0 +1,181 @@
+"""env.yaml and config.yaml: what images rely on, and what bad files say."""
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from ymir_exc import env, settings
+from ymir_exc.errors import ConfigError
+
+
+def write_env(platform, text):
+    platform.env_file.write_bytes(text if isinstance(text, bytes) else text.encode())
+
+
+def test_the_whole_file(platform):
+    current = env.get_current_env()
+    assert current.dict() == platform.env
+    assert dict(current.input)["assets_dir"] == str(platform.input / "assets")
+    assert list(dict(current)) == ["task_id", "protocol_version", "run_training", "run_mining", "run_infer", "manifest_file",
+                                   "input", "output"]
+
+
+def test_defaults_of_an_empty_mapping(platform):
+    write_env(platform, "{}")
+    current = env.get_current_env()
+    assert (current.task_id, current.protocol_version, current.run_training) == ("default-task", "0.0.1", False)
+    assert current.output.monitor_file == "/out/monitor.txt"
+    assert current.input.config_file == "/in/config.yaml"
+
+
+def test_numbers_are_text_and_words_are_flags(platform):
+    write_env(platform, "task_id: 123\nprotocol_version: 1.1\nrun_training: yes\nrun_mining: 'false'\nunknown: 1\n")
+    current = env.get_current_env()
+    assert (current.task_id, current.protocol_version, current.run_training, current.run_mining) == ("123", "1.1", True, False)
+    assert not hasattr(current, "unknown")
+
+
+def test_each_call_returns_a_fresh_object(platform):
+    first = env.get_current_env()
+    first.input.root_dir = "/changed"
+    first.run_infer = "not checked"
+    assert env.get_current_env().input.root_dir == str(platform.input)
+    assert first.run_infer == "not checked"
+    config = env.get_executor_config()
+    config["class_names"].append("bird")
+    assert env.get_executor_config() == platform.config
+
+
+def test_a_changed_file_and_a_changed_setting_are_seen_at_once(platform, monkeypatch, tmp_path):
+    assert env.get_current_env().task_id == "t0"
+    for n in range(20):    # the same size each time, in the same instant
+        platform.env["task_id"] = f"t{n % 10}"
+        platform.write()
+        assert env.get_current_env().task_id == f"t{n % 10}"
+    other = tmp_path / "other.yaml"
+    other.write_text("task_id: other")
+    monkeypatch.setattr(settings, "DEFAULT_ENV_FILE_PATH", str(other))
+    assert env.get_current_env().task_id == "other"
+
+
+def test_the_model_behaves_as_older_callers_expect(platform):
+    current = env.get_current_env()
+    for twin in (current.copy(), current.copy(deep=True), copy.copy(current), copy.deepcopy(current),
+                 pickle.loads(pickle.dumps(current)), env.EnvConfig(**current.dict()), env.EnvConfig.parse_obj(current.dict())):
+        assert twin == current
+    assert "task_id='t0'" in repr(current)
+    assert env.EnvConfig.__module__ == "ymir_exc.env"
+    with pytest.raises(ValueError, match="undeclared"):
+        current.undeclared = 1
+    with pytest.raises(ValueError, match="task_id"):
+        env.EnvConfig(task_id=None)
+    assert '"task_id":"t0"' in current.json().replace(" ", "")
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("", "is empty"),
+    ("# nothing\n", "is empty"),
+    ("- a\n- b\n", "must be a mapping"),
+    ("just text", "must be a mapping"),
+    ("task_id: [unclosed\n", "line 2: not valid YAML"),
+    ("task_id: a\ntask_id: b\n", "line 2: not valid YAML: the key 'task_id' is there twice"),
+    ("task_id: null\n", "task_id: .*got None"),
+    ("run_training: perhaps\n", "run_training: .*got 'perhaps'"),
+    ("input: [1]\n", "input: "),
+    ("input: {root_dir: {a: 1}}\n", r"input\.root_dir: "),
+    ("run_training: 7\nrun_trainin: true\n", "is run_trainin meant to be run_training"),
+    (b"task_id: \xff\xfe\n", "line 1: not UTF-8"),
+    ("!!python/object/apply:os.system ['true']", "not valid YAML"),
+    ("task_id: *nowhere", "not valid YAML"),
+])
+def test_bad_env_files_are_one_typed_error(platform, text, words):
+    write_env(platform, text)
+    for read in (env.get_current_env, lambda: env.task_files(str(platform.env_file))):
+        with pytest.raises(ConfigError, match=words) as caught:
+            read()
+        assert str(platform.env_file) in str(caught.value)
+        assert caught.value.return_code == 300001
+
+
+def test_a_missing_file_a_folder_and_a_missing_config(platform):
+    (platform.input / "config.yaml").unlink()
+    with pytest.raises(ConfigError, match=r"config\.yaml does not exist"):
+        env.get_executor_config()
+    (platform.input / "config.yaml").mkdir()
+    with pytest.raises(ConfigError, match=r"cannot read .*config\.yaml: Is a directory"):
+        env.get_executor_config()
+    platform.env_file.unlink()
+    with pytest.raises(ConfigError, match=r"env\.yaml does not exist"):
+        env.get_current_env()
+
+
+BOMBS = {
+    "aliases": "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
+        f"{chr(98 + i)}: &{chr(98 + i)} [{','.join(['*' + chr(97 + i)] * 10)}]\n" for i in range(9)),
+    "merges": "a: &a {k0: 1, k1: 1, k2: 1, k3: 1, k4: 1, k5: 1, k6: 1, k7: 1}\n" + "".join(
+        f"{chr(98 + i)}: &{chr(98 + i)}\n  <<: [{','.join(['*' + chr(97 + i)] * 9)}]\n" for i in range(12)),
+    "depth": "a: " + "[" * 100_000,
+    "cycle": "a: &a [*a]\n",
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_bombs_end_soon(platform, name):
+    (platform.input / "config.yaml").write_text(BOMBS[name])
+    with pytest.raises(ConfigError):
+        env.get_executor_config()
+
+
+def test_a_byte_order_mark_and_crlf(platform):
+    text = yaml.safe_dump(platform.config).replace("\n", "\r\n")
+    (platform.input / "config.yaml").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert env.get_executor_config() == platform.config
+
+
+def test_task_files_agree_with_the_model(platform):
+    files, current = env.task_files(str(platform.env_file)), env.get_current_env()
+    assert files[1:] == (current.task_id, current.input.config_file, current.output.root_dir, current.output.models_dir,
+                         current.output.monitor_file, current.output.training_result_file)
+    platform.env["task_id"] = 7
+    platform.write()
+    assert env.task_files(str(platform.env_file)).task_id == "7"
+
+
+@pytest.mark.parametrize(("content", "object_type"), [
+    (None, 2), ("object_type: 3", 3), ("object_type: '4'", 4), ("object_type: [3, 2]", 3), ("enable_livecode: true", 2),
+])
+def test_manifest_object_type(platform, content, object_type):
+    manifest = platform.root / "img-man" / "manifest.yaml"
+    manifest.parent.mkdir()
+    if content:
+        manifest.write_text(content)
+    assert env.get_manifest_object_type() == object_type
+
+
+def test_manifest_object_type_of_the_wrong_kind(platform):
+    manifest = platform.root / "img-man" / "manifest.yaml"
+    manifest.parent.mkdir()
+    manifest.write_text("object_type: {a: 1}")
+    with pytest.raises(ConfigError, match="object_type"):
+        env.get_manifest_object_type()
+
+
+@pytest.mark.parametrize(("rank", "main"), [(None, True), ("0", True), ("-1", True), ("1", False), ("7", False)])
+def test_main_rank(monkeypatch, rank, main):
+    monkeypatch.delenv("RANK", raising=False)
+    if rank is not None:
+        monkeypatch.setenv("RANK", rank)
+    assert env.is_main_rank() is main
+
+
+def test_environment_variables_set_the_paths():
+    program = "from ymir_exc import env, settings; print(settings.DEFAULT_ENV_FILE_PATH, env.EnvInputConfig().config_file)"
+    environ = {**os.environ, "DEFAULT_ENV_FILE_PATH": "/x/env.yaml", "DEFAULT_CONFIG_FILE_PATH": "/x/c.yaml"}
+    done = subprocess.run([sys.executable, "-c", program], env=environ, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["/x/env.yaml", "/x/c.yaml"]

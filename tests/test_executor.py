@@ -1,0 +1,139 @@
+"""Which task runs, in which order, and what a failure leaves behind."""
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.contract import platform_rules
+from ymir_exc import errors, monitor
+from ymir_exc.errors import ConfigError
+from ymir_exc.executor import Executor
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch):
+    monitor._writer.reset()
+    monkeypatch.delenv("YMIR_EXC_SUPERVISED", raising=False)
+
+
+def record(platform):
+    monitor._writer.flush()
+    return monitor.read_record(platform.out / "monitor.txt")
+
+
+def apps(done):
+    return {task: (lambda cfg, task=task: done.append((task, cfg.ymir.task_id))) for task in ("infer", "mining", "training")}
+
+
+@pytest.mark.parametrize(("tasks", "order"), [
+    (["training"], ["training"]), (["mining"], ["mining"]), (["infer"], ["infer"]), (["infer", "mining"], ["mining", "infer"]),
+    (["training", "mining", "infer"], ["training"]),
+])
+def test_functions_run_in_order(platform, tasks, order):
+    platform.run(*tasks)
+    done = []
+    assert Executor(apps(done)).start() == 0
+    assert done == [(task, "t0") for task in order]
+    assert record(platform).percent == 1.0
+    platform_rules.accept_monitor(platform.out, final="done")
+
+
+def test_after_mining_half_the_way_is_done(platform):
+    platform.run("mining", "infer")
+    seen = []
+    Executor({"mining": lambda cfg: None, "infer": lambda cfg: seen.append(record(platform).percent)}).start()
+    assert seen == [0.5]
+
+
+def test_commands_run_with_their_quotes(platform, tmp_path):
+    out = tmp_path / "a b.txt"
+    program = f"import sys; open({str(out)!r}, 'w').write(repr(sys.argv[1:]))"
+    Executor({"training": [sys.executable, "-c", program, "1"]}).start()
+    assert out.read_text() == "['1']"
+    out.unlink()
+    Executor(apps={"training": f"{sys.executable} -c \"{program}\" 'two words' ';' '$HOME'"}).start()
+    assert out.read_text() == "['two words', ';', '$HOME']"
+
+
+def test_the_default_apps():
+    assert Executor().apps == {task: f"python3 ymir/ymir_{task}.py" for task in ("training", "mining", "infer")}
+
+
+def test_a_failing_command_is_recorded_and_raised(platform):
+    with pytest.raises(subprocess.CalledProcessError):
+        Executor({"training": [sys.executable, "-c", "raise SystemExit(3)"]}).start()
+    assert record(platform).state == 4
+    assert "exit status 3" in record(platform).message
+
+
+def test_under_the_supervisor_a_command_s_words_are_left_to_it(platform, monkeypatch):
+    monkeypatch.setenv("YMIR_EXC_SUPERVISED", "1")
+    with pytest.raises(subprocess.CalledProcessError):
+        Executor({"training": "false"}).start()
+    assert record(platform) is None
+
+
+FAILURES = [
+    (errors.NoGpuError("gpu_id is '7'"), 300102, 1), (errors.DatasetError("no images"), 300002, 4), (MemoryError(), 300103, 1),
+    (RuntimeError("CUDA out of memory"), 300103, 1), (errors.Stopped("stopped by SIGTERM"), 160004, 143), (KeyError("x"), 160004, 1),
+    (KeyboardInterrupt(), 160004, 130),
+]
+
+
+@pytest.mark.parametrize(("error", "code", "status"), FAILURES, ids=lambda value: type(value).__name__)
+def test_each_failure_has_its_code_status_and_last_line(platform, capsys, error, code, status):
+    def fail(cfg):
+        monitor.write_monitor_logger(0.3)
+        raise error
+
+    assert Executor({"training": fail}).main() == status
+    found = record(platform)
+    assert (found.state, found.return_code, found.percent) == (4, code, 0.3)
+    assert found.message == errors.classify(error).reason
+    assert "in fail" in "\n".join(found.lines)
+    platform_rules.accept_monitor(platform.out, final="error")
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == f"ymir-exc: {code} {errors.classify(error).code.short_name}: {found.message}"
+
+
+def test_no_task_and_a_task_that_the_image_lacks(platform):
+    platform.run()
+    with pytest.raises(ConfigError, match="asks for no task"):
+        Executor({}).start()
+    platform.run("mining")
+    with pytest.raises(ConfigError, match="does not support mining"):
+        Executor({"training": lambda cfg: None}).start()
+    assert record(platform).return_code == 300001
+
+
+def test_a_bad_configuration_is_recorded(platform, capsys):
+    (platform.input / "config.yaml").write_text("{unclosed")
+    assert Executor(apps([])).main() == 4
+    assert record(platform).return_code == 300001
+    assert "config.yaml" in record(platform).message
+
+
+def test_without_an_env_file_the_reason_is_still_said(platform, capsys):
+    platform.env_file.unlink()
+    assert Executor(apps([])).main() == 4
+    assert "env.yaml does not exist" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_debug_ends_as_failed(platform):
+    platform.config["ymir_debug"] = "True"
+    platform.write()
+    done = []
+    with pytest.raises(errors.YmirError, match="ymir_debug"):
+        Executor(apps(done)).start()
+    assert done
+    assert record(platform).state == 4
+
+
+def test_another_rank_fails_without_touching_the_record(platform, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(ZeroDivisionError):
+        Executor({"training": lambda cfg: 1 / 0}).start()
+    assert not os.path.exists(platform.out / "monitor.txt")

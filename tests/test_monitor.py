@@ -1,0 +1,211 @@
+"""monitor.txt as the platform polls it."""
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from tests.contract import platform_rules
+from ymir_exc import env, monitor, util
+from ymir_exc.code import ExecutorReturnCode, ExecutorState
+from ymir_exc.errors import Failure
+
+
+@pytest.fixture(autouse=True)
+def fresh_writer():
+    """Each test is a new process as far as the throttle is concerned."""
+    monitor._writer.reset()
+    yield
+    monitor._writer.flush()
+
+
+def columns(platform):
+    return platform.monitor().split("\n")[0].split("\t")
+
+
+def wait_for(what, seconds=20.0):
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_one_line_of_five_columns(platform):
+    before = time.time()
+    monitor.write_monitor_logger(percent=0.256)
+    task_id, timestamp, percent, state, code = platform.monitor().rstrip("\n").split("\t")
+    assert (task_id, percent, state, code) == ("t0", "0.26", "2", "0")
+    assert before - 1 < float(timestamp) < time.time() + 1
+    platform_rules.accept_monitor(platform.out, final="running")
+
+
+def test_the_file_can_be_rewritten_by_another_uid(platform):
+    old = os.umask(0o077)
+    try:
+        monitor.write_monitor_logger(0.1)
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE((platform.out / "monitor.txt").stat().st_mode) == 0o666
+
+
+@pytest.mark.parametrize(("given", "written"), [(1.5, "1.00"), (-0.004, "0.00"), (np.float32(0.5), "0.50"),
+                                              (1, "1.00")])
+def test_percent_is_clamped(platform, given, written):
+    monitor.write_monitor_logger(given)
+    assert columns(platform)[2] == written
+
+
+def test_nan_is_refused(platform):
+    monitor.write_monitor_logger(0.5)
+    with pytest.raises(ValueError, match="NaN"):
+        monitor.write_monitor_logger(float("nan"))
+    assert columns(platform)[2] == "0.50"
+
+
+def test_an_error_is_written_at_once_with_its_code_and_message(platform):
+    monitor.write_monitor_logger(0.5)
+    monitor.write_monitor_logger(0.6, state=ExecutorState.ES_ERROR, return_code=ExecutorReturnCode.RC_EXEC_OOM, message="no\tmemory\n")
+    assert columns(platform)[2:] == ["0.60", "4", "300103", "no memory"]
+    platform_rules.accept_monitor(platform.out, final="error")
+
+
+def test_many_calls_are_few_writes_and_the_last_value_lands(platform):
+    for n in range(5000):
+        monitor.write_monitor_logger(n / 5000)
+    wait_for(lambda: columns(platform)[2] == "1.00")
+
+
+def test_the_last_value_is_on_disk_when_the_process_is_killed(platform):
+    program = ("import time\nfrom ymir_exc import monitor\n"
+               "for n in range(51): monitor.write_monitor_logger(n / 100)\n"
+               "print('said', flush=True)\ntime.sleep(60)")
+    environ = {**os.environ, "DEFAULT_ENV_FILE_PATH": str(platform.env_file)}
+    process = subprocess.Popen([sys.executable, "-c", program], env=environ, stdout=subprocess.PIPE)
+    process.stdout.readline()
+    wait_for(lambda: columns(platform)[2] == "0.50")
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    assert columns(platform)[2] == "0.50"
+
+
+def test_the_last_value_is_on_disk_when_the_process_ends(platform):
+    program = "from ymir_exc import monitor\nfor n in range(51): monitor.write_monitor_logger(n / 100)\n"
+    environ = {**os.environ, "DEFAULT_ENV_FILE_PATH": str(platform.env_file)}
+    subprocess.run([sys.executable, "-c", program], env=environ, check=True)
+    assert columns(platform)[2] == "0.50"
+
+
+def test_a_fork_in_the_midst_does_not_hang(platform):
+    program = ("import os\nfrom ymir_exc import monitor\n"
+               "for n in range(2000):\n"
+               "    monitor.write_monitor_logger(n / 4000)\n"
+               "    if n % 100 == 0:\n"
+               "        pid = os.fork()\n"
+               "        if not pid:\n"
+               "            monitor.write_monitor_logger(0.5)\n"
+               "            os._exit(0)\n"
+               "        assert os.waitpid(pid, 0)[1] == 0\n")
+    environ = {**os.environ, "DEFAULT_ENV_FILE_PATH": str(platform.env_file)}
+    subprocess.run([sys.executable, "-W", "ignore", "-c", program], env=environ, check=True, timeout=120)
+
+
+def test_timestamps_strictly_increase(platform, monkeypatch):
+    path = platform.out / "monitor.txt"
+    (path).write_text(f"t0\t{time.time() + 50}\t0.00\t1\t0\n")
+    monkeypatch.setattr(monitor.time, "time", lambda: 1000.0)    # a clock that stands still, and was set back
+    texts = []
+    for n in range(3):
+        monitor._writer.reset()
+        monitor.write_monitor_logger(n / 10)
+        texts.append(path.read_text())
+    platform_rules.accept_monitor_updates(texts)
+    stamps = [float(text.split("\t")[1]) for text in texts]
+    assert stamps == sorted(set(stamps))
+
+
+def test_failure_keeps_the_percent_and_carries_the_traceback(platform):
+    monitor.write_monitor_logger(0.42)
+    lines = [f"line {n}" for n in range(300)]
+    monitor.write_failure(platform.out / "monitor.txt", "t0", Failure(ExecutorReturnCode.RC_EXEC_NAN_ERROR, "loss is\nNaN"), lines)
+    record = monitor.read_record(platform.out / "monitor.txt")
+    assert (record.percent, record.state, record.return_code, record.message) == (0.42, 4, 300201, "loss is NaN")
+    assert record.lines == tuple(lines[:99])
+    platform_rules.accept_monitor(platform.out, final="error")
+
+
+@pytest.mark.parametrize("text", ["", "\n", "t0\t1.0\n", "t0\tx\t0.1\t2\n", "t0\t1\t0.1\ttwo\n"])
+def test_what_is_no_record(platform, text):
+    (platform.out / "monitor.txt").write_text(text)
+    assert monitor.read_record(platform.out / "monitor.txt") is None
+    assert monitor.read_record(platform.out / "none") is None
+
+
+def test_other_ranks_are_silent(platform, monkeypatch):
+    monkeypatch.setenv("RANK", "2")
+    monitor.write_monitor_logger(0.5)
+    monitor.write_tensorboard_text("text")
+    assert not (platform.out / "monitor.txt").exists()
+    assert os.listdir(platform.out / "tensorboard") == []
+
+
+@pytest.mark.parametrize(("task", "order", "percent"), [
+    ("mining", "tmi", 0.2), ("infer", "tmi", 0.7), ("mining", "tim", 0.7), ("infer", "tim", 0.2), (monitor.YmirTask.MINING, "tmi", 0.2),
+    (3, "tmi", 0.7), ("training", "tmi", 0.7),
+])
+def test_two_tasks_share_the_way(platform, task, order, percent):
+    platform.run("mining", "infer")
+    monitor.write_monitor_logger_for_multiple_tasks(util.get_merged_config(), task, 0.4, order)
+    assert columns(platform)[2] == f"{percent:.2f}"
+
+
+def test_one_task_has_the_way_for_itself_and_bad_words_are_refused(platform):
+    current = env.get_current_env()
+    assert monitor.task_percent(current, "training", 0.4) == 0.4
+    for arguments in (("labelling", 0.4), ("mining", 1.5), ("mining", 0.4, "mti")):
+        with pytest.raises(AssertionError):
+            monitor.task_percent(current, *arguments)
+
+
+def test_track(platform):
+    platform.run("mining", "infer")
+    steps = []
+    assert list(monitor.track(range(4), "infer", on_step=steps.append)) == [0, 1, 2, 3]
+    assert steps == [0.25, 0.5, 0.75, 1.0]
+    wait_for(lambda: columns(platform)[2] == "1.00")
+    assert list(monitor.track(iter("ab"), "mining", total=4, start=0.5, on_step=steps.append)) == ["a", "b"]
+    assert steps[-2:] == [0.625, 0.75]
+    wait_for(lambda: columns(platform)[2] == "0.50")
+
+
+def test_should_stop(platform):
+    program = ("import os, signal\nfrom ymir_exc import monitor\n"
+               "assert not monitor.should_stop()\nos.kill(os.getpid(), signal.SIGTERM)\nassert monitor.should_stop()\nprint('saved')")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "saved\n"
+
+
+def test_tensorboard_texts(platform):
+    (platform.out / "tensorboard" / "executor.log").symlink_to("/nowhere")
+    monitor.write_tensorboard_text("loss is 0.1", tag="notes")
+    (platform.out / "ymir-executor-out.log").write_text("the log's end")
+    monitor.write_final_executor_log("log")
+    _records, tags = platform_rules.accept_tensorboard(platform.out)
+    assert {"notes/text_summary", "log/text_summary"} <= set(tags)
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    events = EventAccumulator(str(platform.out / "tensorboard"))
+    events.Reload()
+    text = events.Tensors("notes/text_summary")[0].tensor_proto.string_val[0]
+    assert text == b"```\nloss is 0.1\n```"
+    assert events.SummaryMetadata("notes/text_summary").plugin_data.plugin_name == "text"
+
+
+def test_a_missing_log_is_no_error(platform):
+    monitor.write_final_executor_log()
+    assert os.listdir(platform.out / "tensorboard") == []

@@ -1,0 +1,285 @@
+"""The merged configuration, weights, GPUs, progress stages, and results with their files."""
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import yaml
+from easydict import EasyDict as edict
+
+from ymir_exc import monitor, util
+from ymir_exc.errors import ConfigError, ResultError, WeightsError
+
+
+def template(platform, name, content):
+    path = platform.root / "img-man" / f"{name}-template.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+
+
+def test_the_merged_configuration(platform):
+    cfg = util.get_merged_config()
+    assert isinstance(cfg, edict)
+    assert isinstance(cfg.param, edict)
+    assert dict(cfg.param) == platform.config
+    assert type(cfg.ymir).__name__ == "EnvConfig"
+    assert type(cfg.param.class_names) is list
+    cfg.param.model = "added"
+    cfg.param.class_names.append("bird")
+    assert util.get_merged_config().param.get("model") is None
+    assert util.get_merged_config().param.class_names == ["cat", "dog"]
+    with pytest.raises(AttributeError):
+        _ = cfg.param.nothing
+
+
+def test_what_the_platform_dropped_comes_back_from_the_template(platform):
+    template(platform, "training", {
+        "lr": 0.1, "epochs": 3, "flag": False, "gpu_id": "0", "pretrained_model_params": ["/x"], "export_format": "voc:raw"})
+    platform.config["epochs"] = "7"
+    platform.write()
+    param = util.get_merged_config().param
+    assert (param.lr, param.flag, param.epochs, param.gpu_id, param.export_format) == (0.1, False, "7", "", "ark:raw")
+    assert "pretrained_model_params" not in param
+
+
+def test_mining_and_inference_take_both_templates(platform):
+    template(platform, "mining", {"score": "entropy", "shared": "mining"})
+    template(platform, "infer", {"conf": 0.1, "shared": "infer"})
+    template(platform, "training", {"lr": 1})
+    param = util.get_merged_config().param
+    assert param.lr == 1
+    param = (platform.run("mining", "infer"), util.get_merged_config().param)[1]
+    assert (param.score, param.conf, param.shared) == ("entropy", 0.1, "mining")
+    assert "lr" not in param
+
+
+def test_templates_of_an_image_for_several_kinds(platform):
+    folder = platform.root / "img-man" / "instance-seg"
+    folder.mkdir(parents=True)
+    (folder / "training-template.yaml").write_text("lr: 0.4")
+    platform.config["object_type"] = 4
+    platform.write()
+    assert util.get_merged_config().param.lr == 0.4
+
+
+def test_a_broken_template_is_said_and_passed_over(platform, caplog):
+    template(platform, "training", "{unclosed")
+    assert dict(util.get_merged_config().param) == platform.config
+    assert "training-template.yaml" in caplog.text
+
+
+def test_live_code(platform, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "code.yaml").write_text("lr: 0.5\ngpu_id: '3'\nnested: {a: {b: 1}}")
+    platform.config["code_config"] = "code.yaml"
+    assert "lr" not in (platform.write(), util.get_merged_config().param)[1], "without git_url it is not live code"
+    platform.config["git_url"] = "https://example.com/code.git"
+    param = (platform.write(), util.get_merged_config().param)[1]
+    assert (param.lr, param.gpu_id, param.nested.a.b) == (0.5, "", 1)
+    for content in ("", None):
+        if content is None:
+            (tmp_path / "code.yaml").unlink()
+        else:
+            (tmp_path / "code.yaml").write_text(content)
+        assert "lr" not in util.get_merged_config().param
+    (tmp_path / "code.yaml").write_text("- a")
+    with pytest.raises(ConfigError, match=r"code\.yaml"):
+        util.get_merged_config()
+
+
+@pytest.mark.parametrize(("value", "expected"), [
+    (True, True), ("True", True), ("t", True), (1, True), ("1", True), ("yes", True), ("on", True), (1.0, True), (" TRUE ", True),
+    (False, False), ("False", False), ("F", False), (0, False), ("0", False), ("no", False), ("off", False), (0.0, False),
+])
+def test_get_bool(platform, value, expected):
+    cfg = util.get_merged_config()
+    cfg.param.flag = value
+    assert util.get_bool(cfg, "flag", not expected) is expected
+
+
+@pytest.mark.parametrize("value", ["maybe", 2, None, [], ""])
+def test_get_bool_of_neither(platform, value):
+    cfg = util.get_merged_config()
+    cfg.param.flag = value
+    with pytest.raises(ConfigError, match="flag"):
+        util.get_bool(cfg, "flag")
+    assert util.get_bool(cfg, "absent", True) is True
+    assert util.get_bool(cfg, key="absent", default_value=False) is False
+
+
+@pytest.mark.parametrize(("value", "expected"), [
+    ("", []), (None, []), ([], []), (0, [0]), ("0", [0]), ("0,1", [0, 1]), ("0, 1", [0, 1]), ([0, 1], [0, 1]), (["0", "1"], [0, 1]),
+    ("1,", [1]), ("GPU-4a,MIG-1", ["GPU-4a", "MIG-1"]), (" 3 ", [3]),
+])
+def test_gpu_ids(platform, value, expected):
+    cfg = util.get_merged_config()
+    cfg.param.gpu_id = value
+    assert util.get_gpu_ids(cfg) == expected
+    del cfg.param["gpu_id"]
+    assert util.get_gpu_ids(cfg) == []
+
+
+@pytest.mark.parametrize("value", ["cuda:0", "-1", "0;1", 1.5, "0,0"])
+def test_what_is_no_gpu_id(platform, value):
+    cfg = util.get_merged_config()
+    cfg.param.gpu_id = value
+    with pytest.raises(ConfigError, match="gpu_id"):
+        util.get_gpu_ids(cfg)
+
+
+def make_weights(platform, *names):
+    for n, name in enumerate(names):
+        path = platform.input / "models" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"w")
+        os.utime(path, (n, n))
+    return [str(platform.input / "models" / name) for name in names]
+
+
+def test_weight_files(platform, caplog):
+    assert util.get_weight_files(util.get_merged_config()) == []
+    absolute, nested, other = make_weights(platform, "a.pt", "stage 一/b.pth", "c.yaml")
+    platform.config["pretrained_model_params"] = [absolute, "stage 一/b.pth", other, "gone.pt", "/in/models/old/a.pt", absolute]
+    cfg = (platform.write(), util.get_merged_config())[1]
+    assert util.get_weight_files(cfg) == [absolute, nested, absolute, absolute]
+    assert "gone.pt does not exist" in caplog.text
+    assert util.get_weight_files(cfg, suffix=(".yaml")) == [other]
+    assert util.get_weight_files(cfg, suffix=(".yaml", ".pth")) == [nested, other]
+    cfg = (platform.run("infer"), util.get_merged_config())[1]
+    with pytest.raises(AttributeError):
+        util.get_weight_files(cfg)
+    cfg.param.model_params_path = [absolute]
+    assert util.get_weight_files(cfg) == [absolute]
+
+
+def test_pick_weight_file(platform):
+    cfg = util.get_merged_config()
+    assert util.pick_weight_file(cfg) is None
+    paths = make_weights(platform, "epoch_1.pt", "last.pt", "model_best.pt", "epoch_9.pt")
+    cfg = (platform.run("mining"), util.get_merged_config())[1]
+    for given in (None, [], [str(platform.input / "config.yaml")]):
+        cfg.param.model_params_path = given
+        with pytest.raises(WeightsError, match="model_params_path"):
+            util.pick_weight_file(cfg)
+    cfg.param.model_params_path = paths
+    assert util.pick_weight_file(cfg) == paths[2]
+    assert util.pick_weight_file(cfg, prefer=["last"]) == paths[1]
+    assert util.pick_weight_file(cfg, prefer=[]) == paths[3]
+
+
+def test_stage_weights(monkeypatch):
+    weights = util.YmirStageWeight()
+    assert weights.weights == [0.00001, 0.99998, 0.00001]
+    assert weights.get_stage_process("preprocess", 1.0) == 0.00001
+    assert weights.get_stage_process(util.YmirStage.TASK, 0.5) == pytest.approx(0.5)
+    assert 0.999 < weights.get_stage_process("postprocess", 1.0) <= 1
+    assert util.YmirStageWeight([0.1, 0.8, 0.1]).get_stage_process(2, 0.5) == pytest.approx(0.5)
+    monkeypatch.setenv("TASK_WEIGHT", "0.5")
+    monkeypatch.setenv("PREPROCESS_WEIGHT", "0.5")
+    monkeypatch.setenv("POSTPROCESS_WEIGHT", "0")
+    assert util.YmirStageWeight([]).get_stage_process("task", 0.5) == 0.75
+    for bad in ([0.5, 0.5], [0.5, 0.5, 0.5]):
+        with pytest.raises(AssertionError):
+            util.YmirStageWeight(bad)
+    for stage in ("Task", "validate", 4):
+        with pytest.raises(NotImplementedError):
+            weights.get_stage_process(stage, 0.5)
+
+
+def percent(platform):
+    monitor._writer.flush()
+    return platform.monitor().split("\t")[2]
+
+
+def test_stage_progress(platform):
+    cfg = (platform.run("mining", "infer"), util.get_merged_config())[1]
+    util.write_ymir_monitor_process(cfg, task="infer", naive_stage_percent=0.5, stage=util.YmirStage.TASK)
+    assert percent(platform) == "0.75"
+    util.write_ymir_monitor_process(cfg=cfg, task="infer", naive_stage_percent=1, stage="task", task_order="tim")
+    assert percent(platform) == "0.50"
+    util.write_ymir_monitor_process(cfg, "mining", 0.5, "preprocess", stage_weights=[0.5, 0.5, 0])
+    assert percent(platform) == "0.12"
+    with pytest.warns(RuntimeWarning, match="10"):
+        util.write_ymir_monitor_process(cfg, "mining", 10, "task")
+    assert percent(platform) == "0.50"
+    with pytest.raises(AssertionError):
+        util.write_ymir_monitor_process(cfg, "labelling", 0.1, "task")
+
+
+def test_older_progress_formula():
+    with pytest.warns(DeprecationWarning, match="write_ymir_monitor_process"):
+        assert util.get_ymir_process(util.YmirStage.TASK, 0.5, task_idx=1, task_num=2) == pytest.approx(0.75)
+    with pytest.warns(DeprecationWarning), pytest.raises(ResultError):
+        util.get_ymir_process("task", 1.5)
+
+
+def test_saved_files(platform, caplog):
+    cfg = util.get_merged_config()
+    models = platform.out / "models"
+    for name in ("a.pt", "b.yaml", "result.yaml", ".hidden", "sub dir/k.pt"):
+        platform.model(name, name.encode())
+    assert util.filter_saved_files(cfg, []) == ["a.pt", "b.yaml"]
+    assert util.filter_saved_files(cfg, [str(models / "sub dir/k.pt"), "a.pt"]) == ["sub dir/k.pt", "a.pt"]
+    cfg.param.ymir_saved_file_patterns = "*.yaml, *.x, .pt$ ,"
+    assert util.filter_saved_files(cfg, []) == ["a.pt"]
+    assert caplog.text.count("is no regular expression") == 2
+    outside = platform.root / "out side.pth"
+    outside.write_bytes(b"outside")
+    (models / "link.pt").symlink_to("a.pt")
+    names = util.format_saved_files(cfg, ["a.pt", "sub dir/k.pt", str(outside), "link.pt"])
+    assert names == ["a.pt", "k.pt", "out side.pth", "link.pt"]
+    assert [(models / name).read_bytes() for name in names] == [b"a.pt", b"sub dir/k.pt", b"outside", b"a.pt"]
+    assert not (models / "link.pt").is_symlink()
+    with pytest.raises(AssertionError, match="gone"):
+        util.format_saved_files(cfg, ["gone.pt"])
+
+
+def test_training_result(platform, caplog):
+    cfg = util.get_merged_config()
+    platform.model("sub/a.pt")
+    platform.model("b.pt")
+    util.write_ymir_training_result(cfg, files=["sub/a.pt"], id="best", evaluation_result={"mAP": 0.5, "mAR": 0.1})
+    util.write_ymir_training_result(cfg, [str(platform.out / "models/b.pt")], "12", map50=0.0)
+    util.write_ymir_training_result(cfg, 0.3, files=["b.pt"], id="old_a")
+    util.write_ymir_training_result(cfg, 0.4, ["b.pt"], "old_b")
+    util.write_ymir_training_result(cfg, map50=0.2, files=[], id="everything")
+    stages = platform.result()["model_stages"]
+    assert {name: (stage["mAP"], stage["files"]) for name, stage in stages.items()} == {
+        "best": (0.5, ["a.pt"]), "stage_12": (0.0, ["b.pt"]), "old_a": (0.3, ["b.pt"]), "old_b": (0.4, ["b.pt"]),
+        "everything": (0.2, ["a.pt", "b.pt"])}
+    assert "stage_12" in caplog.text
+    cfg.param.ymir_saved_file_patterns = "nothing"
+    with pytest.raises(ResultError, match="ymir_saved_file_patterns"):
+        util.write_ymir_training_result(cfg, files=["b.pt"], id="none", map50=0.5)
+
+
+def test_other_ranks_write_no_result(platform, monkeypatch):
+    monkeypatch.setenv("RANK", "3")
+    util.write_ymir_training_result(util.get_merged_config(), files=["gone.pt"], id="s", map50=0.5)
+    assert os.listdir(platform.out / "models") == []
+
+
+def test_free_port():
+    assert 1024 <= util.find_free_port() <= 65535
+
+
+def test_names_that_older_code_reaches_through_util():
+    assert util.YmirTask.MINING == 2
+    assert util.write_monitor_logger_for_multiple_tasks is monitor.write_monitor_logger_for_multiple_tasks
+    assert util.env.get_current_env
+    assert util.rw.write_model_stage
+    assert util.edict is edict
+    assert util.osp is os.path
+    assert util.glob.glob
+    assert util.yaml is yaml
+    with pytest.raises(AttributeError):
+        _ = util.nothing
+
+
+def test_a_configuration_is_read_in_every_rank_without_a_word(platform):
+    program = "from ymir_exc import util; util.get_merged_config()"
+    environ = {**os.environ, "DEFAULT_ENV_FILE_PATH": str(platform.env_file), "RANK": "1"}
+    done = subprocess.run([sys.executable, "-c", program], env=environ, capture_output=True, check=True)
+    assert done.stdout + done.stderr == b""

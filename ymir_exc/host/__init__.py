@@ -1,0 +1,1 @@
+"""Tools for a person's own machine; never needed inside an image."""
