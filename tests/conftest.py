@@ -1,6 +1,7 @@
 """A platform's folders for a test: `/in` and `/out` in a temporary directory, with env.yaml and config.yaml."""
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Dict
 
@@ -77,3 +78,10 @@ def platform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Platform:
     monkeypatch.delenv("RANK", raising=False)
     monkeypatch.delenv("YMIR_VERSION", raising=False)
     return made
+
+
+def pytest_sessionfinish(session):
+    """A test that is skipped in CI is a test that does not exist."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("CI") and reporter is not None and reporter.stats.get("skipped"):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -51,7 +51,7 @@ def test_bad_lines_are_named(platform, content, words):
 
 def test_a_missing_index_a_folder_and_none_at_all(platform):
     items = reader.item_paths(DatasetType.TRAINING)    # lazy: nothing is said yet
-    with pytest.raises(DatasetError, match="train-index.tsv does not exist"):
+    with pytest.raises(DatasetError, match=r"train-index\.tsv does not exist"):
         next(items)
     (platform.input / "train-index.tsv").mkdir()
     with pytest.raises(DatasetError, match="Is a directory"):

@@ -55,7 +55,7 @@ def test_a_folder_in_the_way_is_named(tmp_path):
 
 
 def test_a_missing_folder_is_named(tmp_path):
-    with pytest.raises(StorageError, match="gone/result.yaml") as caught:
+    with pytest.raises(StorageError, match=r"gone/result\.yaml") as caught:
         _files.write_bytes(tmp_path / "gone" / "result.yaml", b"x")
     assert caught.value.errno == errno.ENOENT
 
@@ -76,7 +76,9 @@ def test_open_atomic_appears_whole_or_not_at_all(tmp_path):
 
 @pytest.fixture
 def mounts(tmp_path):
-    """Mounts that are undone at the end; the tests run as root, in CI too."""
+    """Mounts that are undone at the end."""
+    if os.getuid():
+        pytest.skip("mounting needs root")
     made = []
 
     def mount(*args: str) -> None:
@@ -130,6 +132,8 @@ def test_a_read_only_disk_is_named(tmp_path, mounts):
 
 
 def test_a_folder_without_permission_is_named(tmp_path):
+    if os.getuid():
+        pytest.skip("changing the uid needs root")
     tmp_path.chmod(0o755)
     for folder in tmp_path.parents:
         if folder.stat().st_uid == os.getuid() and str(folder).startswith("/tmp/"):
