@@ -258,7 +258,7 @@ def test_boxes_lie_inside_the_picture_in_the_stated_range(size):
             assert 0 <= box.xmin < box.xmax < size
             assert 0 <= box.ymin < box.ymax < size
             longest = max(box.xmax - box.xmin, box.ymax - box.ymin) + 1
-            assert 9 <= longest * 192 / size <= 112  # 20 to 90 along the object's own axes; turned, or partly covered
+            assert 14 <= longest * 192 / size <= 120  # 32 to 96 along the object's own axes; turned, or partly covered
 
 
 @pytest.mark.parametrize("class_index", range(len(CLASS_NAMES)))
@@ -280,7 +280,7 @@ def test_boxes_are_tight_around_the_drawn_pixels(monkeypatch, class_index):
             assert box.class_index == class_index
             edges = (columns[0], lines[0], columns[-1], lines[-1])
             # A pixel covered by less than half is not of the object, so the sharp tip of a tail may end a little earlier.
-            assert all(abs(a - b) <= 3 for a, b in zip(edges, box[1:]))
+            assert max(abs(a - b) for a, b in zip(edges, box[1:])) <= 4
             assert sum(abs(a - b) for a, b in zip(edges, box[1:])) <= 6
     assert found == 25
 
@@ -304,7 +304,7 @@ def test_classes_of_labelled_pictures_are_uneven_and_some_pictures_are_empty(spl
     labelled = plans(split)
     share = Counter(class_index for plan in labelled for class_index in plan)
     total = sum(share.values())
-    assert [share[i] / total for i in range(3)] == pytest.approx([0.60, 0.28, 0.12], abs=0.02)
+    assert [share[i] / total for i in range(3)] == pytest.approx([0.55, 0.28, 0.17], abs=0.02)
     assert sum(not plan for plan in labelled) / len(labelled) == pytest.approx(0.08, abs=0.02)
 
 

@@ -20,11 +20,11 @@ from PIL import Image, ImageDraw, ImageFilter
 from ymir_exc.host import _shapes
 from ymir_exc.host._shapes import CLASS_NAMES, Layer
 
-CLASS_SHARES = (0.60, 0.28, 0.12)
+CLASS_SHARES = (0.55, 0.28, 0.17)
 SPLITS = ("train", "val", "candidate")
 
 _BASE_SIZE = 192  # the object sizes below are for pictures of this side
-_SIDE_RANGE = (20.0, 90.0)
+_SIDE_RANGE = (32.0, 96.0)
 _MIN_VISIBLE = 0.6  # of an object's own pixels; the rest may be covered or lie outside the picture
 _SUPERSAMPLE = 4
 _PLACE_TRIES = 12
@@ -127,11 +127,11 @@ def _plan_candidate(rng: np.random.RandomState) -> List[int]:
 
 
 def _object_count(rng: np.random.RandomState) -> int:
-    return 1 + int(rng.choice(5, p=(0.28, 0.28, 0.22, 0.14, 0.08)))
+    return 1 + int(rng.choice(5, p=(0.30, 0.32, 0.22, 0.11, 0.05)))
 
 
 def _distractor_count(rng: np.random.RandomState) -> int:
-    return int(rng.choice(4, p=(0.30, 0.35, 0.22, 0.13)))
+    return int(rng.choice(4, p=(0.45, 0.35, 0.15, 0.05)))
 
 
 def _choose_classes(rng: np.random.RandomState, count: int, shares: Sequence[float]) -> List[int]:
@@ -244,7 +244,7 @@ def _contrasting(rng: np.random.RandomState, against: Colour) -> Colour:
     for _ in range(6):
         colour = _colour(rng, (0.35, 0.95), (0.40, 1.0))
         distance = math.sqrt(sum((a - b) ** 2 for a, b in zip(colour, against)))
-        if distance > 0.45:
+        if distance > 0.55:
             return colour
         if distance > best_distance:
             best, best_distance = colour, distance
