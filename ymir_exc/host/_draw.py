@@ -24,8 +24,8 @@ CLASS_SHARES = (0.55, 0.28, 0.17)
 SPLITS = ("train", "val", "candidate")
 
 _BASE_SIZE = 192  # the object sizes below are for pictures of this side
-_SIDE_RANGE = (32.0, 96.0)
-_MIN_VISIBLE = 0.6  # of an object's own pixels; the rest may be covered or lie outside the picture
+_SIDE_RANGE = (36.0, 100.0)
+_MIN_VISIBLE = 0.7  # of an object's own pixels; the rest may be covered or lie outside the picture
 _SUPERSAMPLE = 4
 _PLACE_TRIES = 12
 _NO_CLASS = -1
@@ -329,7 +329,7 @@ def _place(rng: np.random.RandomState, scene: Floats, tone: Colour, class_index:
     for _ in range(_PLACE_TRIES):
         left, top = (int(v) for v in rng.randint(-side // 5, max(size - side + side // 5, 1 - side // 5), 2))
         mask = _mask_at(patch, left, top, size)
-        if mask.sum() < area * 0.8 or not mask.any() or _hides_too_much(mask, placed):
+        if mask.sum() < area * 0.9 or not mask.any() or _hides_too_much(mask, placed):
             continue
         for i, item in enumerate(placed):
             placed[i] = item._replace(visible=item.visible & ~mask)
@@ -373,7 +373,7 @@ def _blend_shadow(scene: Floats, patch: _Patch, left: int, top: int) -> None:
     """Darken the scene softly, beside where the object is going to be."""
     stencil = Image.fromarray((patch.cover * 255.0).astype(np.uint8))
     blurred = stencil.filter(ImageFilter.GaussianBlur(max(1.0, stencil.size[0] / 30.0)))
-    cover = np.asarray(blurred, dtype=np.float32) * np.float32(0.45 / 255.0)
+    cover = np.asarray(blurred, dtype=np.float32) * np.float32(0.30 / 255.0)
     _blend(scene, np.zeros_like(patch.colour), cover, left, top)
 
 

@@ -81,7 +81,7 @@ def write_sample(out: Path, *, images: int = 400, seed: int = 0, export_format: 
 
     Train and val: 8 % of the pictures show no object, the others 1 to 5, of which 55 % are gears, 28 % fish, 17 % mugs.
     Candidates: half show nothing or gears alone, a third are like the above, and 15 % are rich in fish and mugs.
-    A box is the tight one around the pixels that can be seen; of each object at least 60 % can.
+    A box is the tight one around the pixels that can be seen; of each object at least 70 % can.
 
     ``in/env.yaml`` is written last: a folder without it is half-made, and the next call makes it anew.
 
@@ -90,7 +90,7 @@ def write_sample(out: Path, *, images: int = 400, seed: int = 0, export_format: 
         images: Number of labelled pictures, train and val together.
         seed: 0 or more.
         export_format: ``ark``, ``voc`` or ``coco``.
-        size: Side of the square pictures in pixels, 64 or more. Objects grow with it: 32 to 96 pixels at 192.
+        size: Side of the square pictures in pixels, 64 or more. Objects grow with it: 36 to 100 pixels at 192.
         in_root: What the index files and env.yaml call ``out/in``: ``/in``, as in a container, or the absolute path of
             that folder where programs run without one. ``out`` and ``truth`` are its siblings.
         task_id: For env.yaml, config.yaml and monitor.txt: letters, digits, ``_``, ``-``, ``.``.
