@@ -248,8 +248,16 @@ def test_training_result(platform, caplog):
     stages = platform.result()["model_stages"]
     assert {name: (stage["mAP"], stage["files"]) for name, stage in stages.items()} == {
         "best": (0.5, ["a.pt"]), "stage_12": (0.0, ["b.pt"]), "old_a": (0.3, ["b.pt"]), "old_b": (0.4, ["b.pt"]),
-        "everything": (0.2, ["a.pt", "b.pt"])}
+        "everything": (0.2, ["b.pt"])}
     assert "stage_12" in caplog.text
+    assert (platform.out / "models/best/a.pt").read_bytes() == b"weights"
+    outside = platform.root / "elsewhere" / "b.pt"
+    outside.parent.mkdir()
+    outside.write_bytes(b"outside")
+    util.write_ymir_training_result(cfg, [str(outside), "sub/a.pt", "b.pt"], "mixed-1", map50=0.6)
+    assert platform.result()["model_stages"]["mixed_1"]["files"] == ["b.pt", "a.pt", "models/b.pt"]
+    assert (platform.out / "models/mixed_1/b.pt").read_bytes() == b"outside"
+    assert (platform.out / "models/mixed_1/models/b.pt").read_bytes() == b"weights"
     cfg.param.ymir_saved_file_patterns = "nothing"
     with pytest.raises(ResultError, match="ymir_saved_file_patterns"):
         util.write_ymir_training_result(cfg, files=["b.pt"], id="none", map50=0.5)

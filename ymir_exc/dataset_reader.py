@@ -4,6 +4,8 @@ One line an item: the image's absolute path, a tab, the annotation's absolute pa
 """
 from __future__ import annotations
 
+import codecs
+import contextlib
 import logging
 import os
 from typing import TYPE_CHECKING, Any, Iterator, List, NamedTuple, Sequence, Tuple
@@ -15,6 +17,7 @@ from ymir_exc.errors import DatasetError, ImageError
 if TYPE_CHECKING:
     from ymir_exc._annotations import LabelledObject
 
+_CHUNK_BYTES = 1 << 22
 _log = logging.getLogger(__name__)
 
 _INDEX_KEYS = {
@@ -72,23 +75,26 @@ def item_paths(dataset_type: DatasetType) -> Iterator[Tuple[str, str]]:
     Raises:
         DatasetError: At the first `next()`: no such index file, or not text. At a line: a relative path, or no image path.
     """
-    path = index_file(dataset_type)
-    for number, line in enumerate(_lines(path), 1):
-        columns = line.split("\t", 2)
-        if not line.startswith("/"):
-            if not line.strip():
-                continue
-            raise DatasetError(f"{path}, line {number}: {columns[0]!r} is not an absolute path",
-                               hint="each line is an absolute image path, a tab, and an annotation path")
-        yield columns[0], (columns[1] if len(columns) > 1 else "")
+    yield from read_index(index_file(dataset_type))
 
 
-def _lines(path: str) -> Iterator[str]:
-    """The lines without their ends; a byte order mark is dropped."""
+def read_index(path: str) -> Iterator[Tuple[str, str]]:
+    """Iterate over an index file given by its path; see `item_paths`. Columns after the second and blank lines are passed over."""
+    with _reading(path), open(path, encoding="utf-8-sig", newline="\n", buffering=1 << 20) as f:
+        for number, line in enumerate(f, 1):
+            asset, _, rest = line.rstrip("\r\n").partition("\t")
+            if asset[:1] == "/":
+                yield asset, rest.partition("\t")[0] if "\t" in rest else rest
+            elif not line.isspace():
+                raise DatasetError(f"{path}, line {number}: {asset!r} is not an absolute path",
+                                   hint="each line is an absolute image path, a tab, and an annotation path")
+
+
+@contextlib.contextmanager
+def _reading(path: str) -> Iterator[None]:
+    """Say which index file could not be read, and why."""
     try:
-        with open(path, encoding="utf-8-sig", newline="\n", buffering=1 << 20) as f:
-            for line in f:
-                yield line.rstrip("\r\n")
+        yield
     except FileNotFoundError:
         raise DatasetError(f"{path} does not exist", hint="the platform writes it before it starts the container") from None
     except UnicodeDecodeError as e:
@@ -103,7 +109,22 @@ def items_count(dataset_type: DatasetType) -> int:
     Raises:
         DatasetError: As `item_paths`, but lines are not checked.
     """
-    return sum(1 for line in _lines(index_file(dataset_type)) if line and not line.isspace())
+    path, count, rest = index_file(dataset_type), 0, b""
+    with _reading(path), open(path, "rb", buffering=0) as f:
+        while True:
+            chunk = f.read(_CHUNK_BYTES)
+            whole, newline, rest = (rest + chunk).rpartition(b"\n") if chunk else (rest, b"", b"")
+            count += _count_lines(whole + newline)
+            if not chunk:
+                return count
+
+
+def _count_lines(text: bytes) -> int:
+    """Lines that are not blank. Nearly always each begins with a slash, which two searches tell."""
+    ends = text.count(b"\n")
+    if text.endswith(b"\n") and ends == text.count(b"\n/") + (text[:1] == b"/"):
+        return ends
+    return sum(1 for line in text.replace(codecs.BOM_UTF8, b"").split(b"\n") if line and not line.isspace())
 
 
 def items(dataset_type: DatasetType, shard: Tuple[int, int] = (0, 1)) -> Iterator[Item]:

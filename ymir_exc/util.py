@@ -381,6 +381,24 @@ def format_saved_files(cfg: edict, files: Sequence[str]) -> List[str]:
     return names
 
 
+def _bring_to_stage(cfg: edict, stage: str, files: Sequence[str]) -> List[str]:
+    """Copy files from elsewhere into the stage's folder, under their bare names; those of models_dir stay where they are."""
+    models_dir, folder = cfg.ymir.output.models_dir, os.path.join(cfg.ymir.output.models_dir, rw.checked_name(stage))
+    names: List[str] = []
+    for given in files:
+        path = os.path.join(models_dir, given)
+        if not os.path.isfile(path):
+            raise AssertionError(f"the model file {path} does not exist")
+        name = os.path.basename(path)
+        is_double = name in names
+        if is_double:    # two folders hold a file of this name: keep them apart
+            name = os.path.join(os.path.basename(os.path.dirname(path)), name)
+        if is_double or os.path.realpath(os.path.dirname(path)) not in (os.path.realpath(models_dir), os.path.realpath(folder)):
+            _files.copy_file(path, os.path.join(folder, name))
+        names.append(name)
+    return names
+
+
 def _accept_old_order(function: _F) -> _F:
     """Take the order of 1.0 and early 1.3 as well: `(cfg, map50, files, id, attachments)`."""
     @functools.wraps(function)
@@ -423,7 +441,8 @@ def write_ymir_training_result(cfg: edict, files: Sequence[str], id: str,
     if name.isdigit():
         name = f"stage_{name}"
         _log.warning("the stage %s is named %s: the platform takes identifiers only", id, name)
-    chosen = format_saved_files(cfg, filter_saved_files(cfg, files))
+    chosen = filter_saved_files(cfg, files)
+    chosen = _bring_to_stage(cfg, name, chosen) if rw.multiple_model_stages_supportable() else format_saved_files(cfg, chosen)
     if not chosen:
         raise ResultError(f"stage {name}: no model file is left", hint="ymir_saved_file_patterns matches none of the files")
     metrics = dict(evaluation_result) if evaluation_result else {"mAP": map50} if map50 is not None else None

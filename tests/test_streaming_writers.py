@@ -1,0 +1,193 @@
+"""Writers for results that arrive bit by bit."""
+from __future__ import annotations
+
+import json
+import os
+import random
+
+import numpy as np
+import pytest
+
+from tests.contract import platform_rules
+from ymir_exc import _rle
+from ymir_exc import result_writer as rw
+from ymir_exc.errors import ResultError
+from ymir_exc.result_writer import InferResultWriter, MiningResultWriter, SegmentationResultWriter
+
+NAMES = ["cat", "狗 \"q\""]
+
+
+def detections(platform):
+    return json.loads((platform.out / "infer-result.json").read_text(encoding="ascii"))["detection"]
+
+
+def one(class_name="cat", score=0.5, **box):
+    return {"class_name": class_name, "score": score, "box": box}
+
+
+@pytest.mark.parametrize("kind", [list, np.array, lambda v: np.array(v, dtype=np.float32)])
+def test_detections_of_any_make(platform, kind):
+    with InferResultWriter(NAMES) as results:
+        results.add("/in/assets/a 图.jpg", kind([[1.4, 2.5, 11.6, 22.0], [0, 0, 5, 5]]), kind([0.5, 0.25]), kind([0, 1]))
+        results.add("b.jpg", kind([]), kind([]), kind([]))
+    assert detections(platform) == {
+        "a 图.jpg": {"boxes": [one(x=1, y=2, w=11, h=20), one(NAMES[1], 0.25, x=0, y=0, w=5, h=5)]}, "b.jpg": {"boxes": []}}
+    platform_rules.accept_detection(platform.out, ["/x/a 图.jpg", "/x/b.jpg"], NAMES)
+    assert results.count == 2
+
+
+def test_xywh_clipping_and_rotation(platform):
+    with InferResultWriter(NAMES, box_format="xywh") as results:
+        boxes = [[-5, -5, 20, 10], [98, 0, 50, 50], [200, 200, 5, 5], [3, 3, 0.2, 9]]
+        results.add("a.jpg", boxes, [0.9] * 4, [0] * 4, image_size=(100, 50))
+        results.add("b.jpg", [[1, 2, 3, 4]], [0.9], [0], rotate_angles=np.array([0.5]))
+    assert detections(platform)["a.jpg"]["boxes"] == [one(score=0.9, x=0, y=0, w=15, h=5), one(score=0.9, x=98, y=0, w=2, h=50)]
+    assert detections(platform)["b.jpg"]["boxes"][0]["box"] == {"x": 1, "y": 2, "w": 3, "h": 4, "rotate_angle": 0.5}
+    platform_rules.accept_detection(platform.out, ["a.jpg", "b.jpg"], NAMES)
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (([[0, 0, 1, 1]], [0.5, 0.5], [0]), "do not fit together"),
+    (([[0, 0, 1, 1]], [float("nan")], [0]), "the score nan"),
+    (([[0, 0, 1, 1]], [0.5], [2]), "there are 2 classes"),
+    (([[0, 0, 1, 1]], [0.5], [-1]), "there are 2 classes"),
+    (([[0, 0, 1, 1]], [0.5], [0.5]), "there are 2 classes"),
+    (([[0, 0, float("nan"), 1]], [0.5], [0]), "NaN"),
+    (([[0, 0, float("inf"), 1]], [0.5], [0]), "infinity"),
+    (([[0, 0, 1e12, 1]], [0.5], [0]), "beyond 32 bits"),
+    (([[0, 0, 1]], [0.5], [0]), "not enough values"),
+])
+def test_what_the_platform_would_refuse_costs_nothing(platform, arguments, words):
+    rw.write_infer_result({"earlier.jpg": []})
+    with pytest.raises(ResultError, match=words), InferResultWriter(NAMES) as results:
+        results.add("ok.jpg", [[0, 0, 1, 1]], [0.5], [0])
+        results.add("bad.jpg", *arguments)
+    assert list(detections(platform)) == ["earlier.jpg"]
+    assert sorted(os.listdir(platform.out)) == ["infer-result.json", "models", "tensorboard"]
+
+
+def test_an_image_twice_is_refused(platform):
+    with pytest.raises(ResultError, match=r"a\.jpg was added before"), InferResultWriter(NAMES) as results:
+        results.add("/x/a.jpg", [], [], [])
+        results.add("/y/a.jpg", [], [], [])
+
+
+def test_an_unknown_box_format():
+    with pytest.raises(ResultError, match="cxcywh"):
+        InferResultWriter(NAMES, box_format="cxcywh")
+
+
+def test_the_file_appears_at_the_end_only(platform):
+    with InferResultWriter(NAMES) as results:
+        for n in range(3000):
+            results.add(f"{n}.jpg", [[0, 0, 9, 9]] * 10, [0.5] * 10, [0] * 10)
+        assert not (platform.out / "infer-result.json").exists()
+    assert len(detections(platform)) == 3000
+
+
+def test_old_platforms_get_their_key_and_other_ranks_write_nothing(platform, monkeypatch):
+    platform.env["protocol_version"] = "0.0.1"
+    platform.write()
+    with InferResultWriter(NAMES) as results:
+        results.add("a.jpg", [[0, 0, 1, 1]], [0.5], [0])
+    assert list(detections(platform)["a.jpg"]) == ["annotations"]
+    monkeypatch.setenv("RANK", "1")
+    with InferResultWriter(NAMES) as results, MiningResultWriter() as ranking, SegmentationResultWriter(NAMES) as masks:
+        results.add("b.jpg", [], [], [])
+        ranking.add("b.jpg", 1.0)
+        masks.add("b.jpg", (1, 1))
+    assert list(detections(platform)) == ["a.jpg"]
+    assert not (platform.out / "result.tsv").exists()
+
+
+# ------------------------------------------------------------------------------------------------------------------------ mining
+
+@pytest.mark.parametrize("rows_in_memory", [1_000_000, 7])
+def test_a_ranking_in_parts_is_the_same_as_in_one(platform, rows_in_memory):
+    rng = random.Random(0)
+    rows = [(f"/图 {n}.jpg", rng.choice([1, 0.5, 2.5e-7, -3, rng.random()])) for n in range(100)]
+    with MiningResultWriter(rows_in_memory) as ranking:
+        ranking.add(*rows[0])
+        for start in range(1, 100, 9):
+            part = rows[start: start + 9]
+            ranking.add_batch([path for path, _ in part], [score for _, score in part])
+    streamed = (platform.out / "result.tsv").read_bytes()
+    assert ranking.count == 100
+    rw.write_mining_result(rows)
+    assert (platform.out / "result.tsv").read_bytes() == streamed
+    platform_rules.accept_mining(platform.out, [path for path, _ in rows])
+    assert sorted(os.listdir(platform.out)) == ["models", "result.tsv", "tensorboard"]
+
+
+def test_scores_as_arrays(platform):
+    with MiningResultWriter() as ranking:
+        ranking.add_batch(["/a.jpg", "/b.jpg"], np.array([0.25, 0.5], dtype=np.float32))
+        ranking.add_batch(["/c.jpg"], np.array([3]))
+    assert (platform.out / "result.tsv").read_text() == "/c.jpg\t3\n/b.jpg\t0.5\n/a.jpg\t0.25\n"
+
+
+def test_a_bad_score_in_the_stream_costs_nothing(platform):
+    rw.write_mining_result([("/earlier.jpg", 1.0)])
+    with pytest.raises(ResultError, match="nan"), MiningResultWriter() as ranking:
+        ranking.add("/a.jpg", 0.5)
+        ranking.add_batch(["/b.jpg"], [float("nan")])
+    with pytest.raises(ResultError, match="2 images and 1"), MiningResultWriter() as ranking:
+        ranking.add_batch(["/b.jpg", "/c.jpg"], [0.5])
+    assert (platform.out / "result.tsv").read_text() == "/earlier.jpg\t1.0\n"
+
+
+def test_an_empty_ranking(platform):
+    with MiningResultWriter():
+        pass
+    assert (platform.out / "result.tsv").read_bytes() == b""
+
+
+# ------------------------------------------------------------------------------------------------------------------ segmentation
+
+def mask(*rows):
+    return np.array([[int(c) for c in row] for row in rows])
+
+
+def test_instances_of_every_form(platform):
+    square = mask("0000", "0110", "0110")
+    with SegmentationResultWriter(NAMES) as results:
+        for name in ("/in/assets/x/a.png", "b.png", "c.png"):
+            results.add(name, (4, 3))
+        assert results.add_object("a.png", 1, square, score=np.float32(0.5))
+        assert results.add_object("b.png", 0, [[1.0, 1.0, 3.0, 1.0, 3.0, 3.0, 1.0, 3.0]])
+        assert results.add_object("a.png", 0, {"size": [3, 4], "counts": [4, 2, 1, 2, 3]})
+        assert not results.add_object("a.png", 0, np.zeros((3, 4), bool)), "the platform drops what has no pixel"
+    made = json.loads((platform.out / "infer-result.json").read_text())
+    assert [image["file_name"] for image in made["images"]] == ["a.png", "b.png", "c.png"]
+    assert [c["name"] for c in made["categories"]] == NAMES
+    first = made["annotations"][0]
+    assert (first["bbox"], first["area"], first["category_id"], first["confidence"], first["iscrowd"]) == ([1, 1, 2, 2], 4, 1, 0.5, 0)
+    for annotation in made["annotations"]:
+        assert (_rle.decode(annotation["segmentation"]) == square).all()
+    platform_rules.accept_segmentation(platform.out, ["a.png", "b.png", "c.png"], NAMES)
+
+
+def test_a_label_map_is_one_object_a_class(platform):
+    with SegmentationResultWriter(NAMES) as results:
+        assert results.add_label_map("a.png", mask("009", "019"), background=9) == 2
+        assert results.add_label_map("b.png", mask("99"), background={9, 255}) == 0
+    made = json.loads((platform.out / "infer-result.json").read_text())
+    assert [(a["category_id"], a["iscrowd"], a["area"]) for a in made["annotations"]] == [(0, 1, 3), (1, 1, 1)]
+    platform_rules.accept_segmentation(platform.out, ["a.png", "b.png"], NAMES)
+
+
+@pytest.mark.parametrize(("act", "words"), [
+    (lambda r: r.add("x/a.png", (2, 2)), "added before"),
+    (lambda r: r.add_object("other.png", 0, mask("1")), "was not added"),
+    (lambda r: r.add_object("a.png", 2, mask("11", "11")), "none of the 2 classes"),
+    (lambda r: r.add_object("a.png", 0, mask("111")), r"the mask is \[1, 3\], the image \[2, 2\]"),
+    (lambda r: r.add_object("a.png", 0, mask("11", "11"), score=float("inf")), "the score is inf"),
+    (lambda r: r.add_object("a.png", 0, {"counts": "x"}), "cannot be used"),
+    (lambda r: r.add_object("a.png", 0, np.zeros(4)), "cannot be used"),
+    (lambda r: r.add_label_map("b.png", np.zeros(4)), "must be"),
+])
+def test_what_is_no_segmentation(platform, act, words):
+    with pytest.raises(ResultError, match=words), SegmentationResultWriter(NAMES) as results:
+        results.add("a.png", (2, 2))
+        act(results)
+    assert not (platform.out / "infer-result.json").exists()

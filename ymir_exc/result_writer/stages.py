@@ -1,0 +1,367 @@
+"""result.yaml: the stages of a trained model (contract section 6)."""
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import re
+import time
+import warnings
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
+
+from ymir_exc import _files
+from ymir_exc.env import current_env, is_main_rank
+from ymir_exc.errors import ResultError, StorageError
+from ymir_exc.result_writer._values import INT32, knows_stages, plain, to_float
+
+_log = logging.getLogger(__name__)
+
+_MAX_MODEL_STAGES_COUNT_ = 11    # ten latest and the best
+_PRIMARY_METRICS = ("maskAP", "mIoU", "mAP")
+_FRACTIONS = ("mAP", "mAR", "mIoU", "mAcc", "maskAP", "boxAP")
+_COUNTS = ("tp", "fp", "fn")
+_OWN_KEYS = ("stage_name", "files", "timestamp")
+_RESERVED_STAGES = ("attachments",)
+_MAX_NAME = 100
+
+
+class _Stage(NamedTuple):
+    """A checked stage, ready to be written."""
+
+    name: str
+    files: List[str]
+    timestamp: int
+    metrics: Dict[str, Any]
+
+    @property
+    def primary(self) -> str:
+        """The metric that decides which stage is best."""
+        return next(key for key in _PRIMARY_METRICS if key in self.metrics)
+
+    def entry(self) -> Dict[str, Any]:
+        return {"stage_name": self.name, "files": self.files, "timestamp": self.timestamp, **self.metrics}
+
+
+def multiple_model_stages_supportable() -> bool:
+    """Whether the platform understands stages: protocol 1.0.0 and later, or YMIR_VERSION 1.2.0 and later when the protocol is older."""
+    return knows_stages(current_env())
+
+
+def write_model_stage(stage_name: str, files: Sequence[str], evaluation_result: Optional[Mapping[str, Any]] = None,
+                      mAP: Optional[float] = None,
+                      timestamp: Optional[int] = None, attachments: Optional[Mapping[str, Sequence[str]]] = None,
+                      evaluate_config: Optional[Mapping[str, float]] = None) -> None:
+    """Add a stage of the model to result.yaml, or replace the one of that name, and name the best one.
+
+    Eleven stages are kept: the best and the ten latest. The best has the highest maskAP, mIoU or mAP, whichever this call gives first in
+    that order; of equals the later one. Files of a stage that is dropped are deleted, unless another stage lists them.
+
+    A file straight in `models_dir` whose name does not tell the stage (`best.pt` for the stage `epoch_10`) is copied to
+    `models_dir/<stage_name>/`, because the next stage is about to overwrite it. Links become files: the platform packs them as links.
+
+    Args:
+        stage_name: A Python identifier; a '-' becomes '_'.
+        files: Model files relative to `models_dir/<stage_name>/` or to `models_dir/`, where the platform looks for them when the task
+            ends. Write the file first, then the stage.
+        evaluation_result: Metrics, with one of mAP, mIoU, maskAP; fractions in 0..1. COCO's -1 (nothing to find) becomes 0.
+        mAP: The older way to give one metric; used when evaluation_result is not given.
+        timestamp: Seconds since 1970; now when None.
+        attachments: Section to file names in `models_dir/attachments/<section>/`; merged with those of earlier calls.
+        evaluate_config: How it was evaluated: `iou_thr`, `conf_thr`, ...
+
+    Raises:
+        ResultError: A name, file or metric that the platform would refuse; nothing is changed.
+        StorageError: result.yaml cannot be written; the earlier one stays.
+    """
+    if not is_main_rank():
+        return
+    current = current_env()
+    stage = _checked_stage(stage_name, files, evaluation_result, mAP, timestamp, current.output.models_dir)
+    extras = _attachments(attachments), _evaluate_config(evaluate_config)
+    path = current.output.training_result_file
+    _files.make_folder(os.path.dirname(path))
+    if not knows_stages(current):
+        _write_yaml(path, _flat(stage))
+        return
+    with _files.lock(os.path.dirname(path)):
+        result = _read_result(path)
+        _own_files(stage, current.output.models_dir)
+        dropped = _merge_stage(result, stage)
+        _merge_extras(result, *extras)
+        _write_yaml(path, result)
+        _delete_files(dropped, result, current.output.models_dir)
+
+
+def write_training_result(stage_name: Optional[str] = None, files: Optional[Sequence[str]] = None,
+                          evaluation_result: Optional[Mapping[str, Any]] = None, timestamp: Optional[int] = None,
+                          attachments: Optional[Mapping[str, Sequence[str]]] = None,
+                          evaluate_config: Optional[Mapping[str, float]] = None, **legacy: Any) -> None:
+    """The older name of `write_model_stage`, which also takes the oldest keywords `model_names=, mAP=, classAPs=`."""
+    if "model_names" in legacy or isinstance(stage_name, (list, tuple)):
+        _write_legacy_result(stage_name, files, evaluation_result, legacy)
+        return
+    if stage_name is None or files is None:
+        raise TypeError("write_training_result() needs stage_name and files")
+    value = legacy.pop("mAP", None)
+    if legacy:
+        raise TypeError(f"write_training_result() got unexpected arguments {', '.join(legacy)}")
+    write_model_stage(stage_name, files, evaluation_result, value, timestamp, attachments, evaluate_config)
+
+
+def _write_legacy_result(first: Any, second: Any, third: Any, legacy: Dict[str, Any]) -> None:
+    """`(model_names, mAP, classAPs, **more)`: one nameless stage."""
+    warnings.warn("write_training_result(model_names, mAP, classAPs) is deprecated: call write_model_stage", DeprecationWarning,
+                  stacklevel=3)
+    names, value = legacy.pop("model_names", first), legacy.pop("mAP", second)
+    per_class = legacy.pop("classAPs", third)
+    more = {**legacy, **({"class_aps": per_class} if per_class else {})}
+    write_model_stage("default_best_stage", list(names), {"mAP": value, **more})
+
+
+# ------------------------------------------------------------------------------------------------------------------------- files
+
+def _own_files(stage: _Stage, models_dir: str) -> None:
+    """Give the stage files of its own, so that what is written next does not change it."""
+    for name in stage.files:
+        own, common = os.path.join(models_dir, stage.name, name), os.path.join(models_dir, name)
+        source = own if os.path.islink(own) else common
+        if not os.path.isfile(source) or (source == common and _tells_stage(name, stage.name) and not os.path.islink(common)):
+            continue
+        if source == common and os.path.isfile(own) and not _is_newer(common, own):
+            continue
+        try:
+            _files.copy_file(source, own)
+        except StorageError as e:
+            _log.warning("stage %s keeps no %s of its own, a later stage may overwrite it: %s", stage.name, name, e)
+
+
+def _tells_stage(name: str, stage: str) -> bool:
+    """`epoch_10.pth` is of the stage `epoch_10` alone, `best.pt` may be of any."""
+    return re.search(rf"(?<![A-Za-z0-9]){re.escape(stage)}(?![A-Za-z0-9])", name) is not None
+
+
+def _is_newer(common: str, own: str) -> bool:
+    """Whether a stage that is written again has new weights in models_dir; else its own ones are what counts."""
+    return os.stat(common).st_mtime_ns > os.stat(own).st_mtime_ns
+
+
+def _found(models_dir: str, stage: str, name: str) -> Optional[str]:
+    """The file that the platform would take: of the stage's folder, else of models_dir."""
+    for path in (os.path.join(models_dir, stage, name), os.path.join(models_dir, name)):
+        if os.path.isfile(path):
+            return path
+    return None
+
+
+def _delete_files(dropped: Mapping[str, Mapping[str, Any]], result: Mapping[str, Any], models_dir: str) -> None:
+    """Free what dropped stages held, after the new result.yaml is in place."""
+    kept: Set[str] = set()
+    for name, stage in result["model_stages"].items():
+        kept.update(os.path.realpath(path) for path in _places(models_dir, name, stage))
+    for name, stage in dropped.items():
+        for path in _places(models_dir, name, stage):
+            if os.path.realpath(path) not in kept:
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
+                _remove_empty(os.path.dirname(path), models_dir)
+
+
+def _places(models_dir: str, stage: str, entry: Mapping[str, Any]) -> List[str]:
+    names = entry.get("files") or []
+    found = [_found(models_dir, stage, name) for name in names if isinstance(name, str) and not os.path.isabs(name)
+             and ".." not in name.split("/")]
+    return [path for path in found if path is not None]
+
+
+def _remove_empty(folder: str, models_dir: str) -> None:
+    while len(folder) > len(models_dir.rstrip("/")) and folder.startswith(models_dir.rstrip("/") + "/"):
+        try:
+            os.rmdir(folder)
+        except OSError:
+            return
+        folder = os.path.dirname(folder)
+
+
+# ----------------------------------------------------------------------------------------------------------------------- merging
+
+def _merge_stage(result: Dict[str, Any], stage: _Stage) -> Dict[str, Any]:
+    """Put the stage in, name the best one, and take out what is too much.
+
+    Returns:
+        The stages that were taken out.
+    """
+    stages: Dict[str, Any] = result.setdefault("model_stages", {})
+    stages.pop(stage.name, None)    # a stage that is written again is the latest one
+    stages[stage.name] = stage.entry()
+    by_age = sorted(stages, key=lambda key: int(stages[key].get("timestamp", 0)))    # of equal seconds, in the order of writing
+    best = max(reversed(by_age), key=lambda key: float(stages[key].get(stage.primary, 0.0)))    # of equal metrics, the latest
+    spare = [key for key in by_age if key != best]
+    dropped = {key: stages.pop(key) for key in spare[: max(0, len(stages) - _MAX_MODEL_STAGES_COUNT_)]}
+    result["best_stage_name"] = best
+    result[stage.primary] = stages[best].get(stage.primary, 0.0)
+    return dropped
+
+
+def _merge_extras(result: Dict[str, Any], attachments: Dict[str, List[str]], evaluate_config: Dict[str, float]) -> None:
+    for section, names in attachments.items():
+        known = result.setdefault("attachments", {}).setdefault(section, [])
+        known.extend(name for name in names if name not in known)
+    if evaluate_config:
+        result["evaluate_config"] = evaluate_config
+
+
+def _flat(stage: _Stage) -> Dict[str, Any]:
+    """What platforms before 1.2.0 read: one model, its files and `map`."""
+    entry = stage.entry()
+    return {"model": list(dict.fromkeys(entry.pop("files"))), "map": stage.metrics[stage.primary], **entry}
+
+
+def _read_result(path: str) -> Dict[str, Any]:
+    """The result.yaml as it stands; one that cannot be read is set aside, never silently overwritten."""
+    from ymir_exc._yaml import load
+    from ymir_exc.errors import ConfigError
+    if not os.path.exists(path) or os.path.getsize(path) == 0:
+        return {}
+    try:
+        value = load(path)
+    except ConfigError as e:
+        value = e
+    if isinstance(value, dict) and _holds_stages(value):
+        return value
+    aside = f"{path}.unreadable"
+    _files.copy_file(path, aside)
+    _log.warning("%s is no list of model stages; it is kept as %s and begun anew", path, aside)
+    return {}
+
+
+def _holds_stages(value: Mapping[str, Any]) -> bool:
+    stages = value.get("model_stages", {})
+    return "model" not in value and isinstance(stages, dict) and all(isinstance(stage, dict) for stage in stages.values())
+
+
+def _write_yaml(path: str, value: Dict[str, Any]) -> None:
+    """Keys are sorted as ever, but the stages stand in the order of writing, which decides between equal timestamps."""
+    import yaml
+    ordered = {key: _sorted(value[key]) if key != "model_stages" else {name: _sorted(stage) for name, stage in value[key].items()}
+               for key in sorted(value)}
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    text = yaml.dump(ordered, Dumper=dumper, default_flow_style=False, sort_keys=False)
+    _files.write_bytes(path, text.encode("utf-8"))
+
+
+def _sorted(value: Any) -> Any:
+    return {key: _sorted(value[key]) for key in sorted(value, key=str)} if isinstance(value, dict) else value
+
+
+# ---------------------------------------------------------------------------------------------------------------------- checking
+
+def _checked_stage(stage_name: str, files: Sequence[str], evaluation_result: Any, m_ap: Optional[float], timestamp: Optional[int],
+                   models_dir: str) -> _Stage:
+    if evaluation_result is not None and not isinstance(evaluation_result, Mapping):    # the 1.3 order: name, files, mAP
+        evaluation_result = {"mAP": evaluation_result}
+    name = checked_name(stage_name)
+    if not evaluation_result and m_ap is not None:
+        warnings.warn("mAP= is deprecated: use evaluation_result={'mAP': ...}", DeprecationWarning, stacklevel=3)
+        evaluation_result = {"mAP": m_ap}
+    metrics = _metrics(name, evaluation_result)
+    return _Stage(name, _file_names(name, files, models_dir), _timestamp(name, timestamp), metrics)
+
+
+def checked_name(name: str) -> str:
+    """A stage's name as the platform takes it.
+
+    Raises:
+        ResultError: It is no identifier, even with '_' for '-'.
+    """
+    text = str(name).replace("-", "_")
+    if not text.isidentifier() or len(text) > _MAX_NAME or text in _RESERVED_STAGES:
+        raise ResultError(f"{name!r} cannot name a model stage", hint="use letters, digits and '_', not beginning with a digit: epoch_10")
+    if text != str(name):
+        _log.warning("model stage %r is named %r: the platform takes identifiers only", name, text)
+    return text
+
+
+def _file_names(stage: str, files: Sequence[str], models_dir: str) -> List[str]:
+    """Names relative to the stage's folder or models_dir, where the platform looks, in this order."""
+    if isinstance(files, (str, os.PathLike)):
+        raise ResultError(f"stage {stage}: files must be a list of names, not {files!r}")
+    names = [_relative(stage, os.fspath(name), models_dir) for name in files]
+    if not names:
+        raise ResultError(f"stage {stage}: no model files are given")
+    for name in names:
+        if _found(models_dir, stage, name) is None:
+            _log.warning("stage %s: the model file %s is neither in %s/%s nor in %s: the platform will refuse the model if it is not "
+                         "there when the task ends", stage, name, models_dir, stage, models_dir)
+    return names
+
+
+def _relative(stage: str, name: str, models_dir: str) -> str:
+    if os.path.isabs(name):
+        for folder in (os.path.join(models_dir, stage), models_dir):
+            if os.path.normpath(name).startswith(os.path.normpath(folder) + os.sep):
+                return os.path.relpath(name, folder)
+    if not name or os.path.isabs(name) or ".." in name.split("/"):
+        raise ResultError(f"stage {stage}: the model file {name!r} is not inside {models_dir}", hint="copy it there first")
+    return os.path.normpath(name)
+
+
+def _timestamp(stage: str, value: Optional[int]) -> int:
+    seconds = int(time.time() if value is None else value)
+    if not 0 <= seconds <= INT32:
+        raise ResultError(f"stage {stage}: timestamp {seconds} is not in seconds since 1970")
+    return seconds
+
+
+def _metrics(stage: str, given: Optional[Mapping[str, Any]]) -> Dict[str, Any]:
+    if not given:
+        raise ResultError(f"stage {stage}: no metric is given", hint="evaluation_result={'mAP': ...}")
+    metrics = dict(_metric(stage, str(key), value) for key, value in given.items())
+    if not any(key in metrics for key in _PRIMARY_METRICS):
+        raise ResultError(f"stage {stage}: none of {', '.join(_PRIMARY_METRICS)} is among the metrics {sorted(metrics)}",
+                          hint="mAP for detection, mIoU for semantic, maskAP for instance segmentation")
+    return metrics
+
+
+def _metric(stage: str, name: str, value: Any) -> Tuple[str, Any]:
+    if name in _OWN_KEYS:
+        raise ResultError(f"stage {stage}: evaluation_result must not hold {name!r}")
+    if name.lower() in _COUNTS:
+        return name.lower(), _count(stage, name, value)
+    return name, _fraction(stage, name, value) if name in _FRACTIONS else plain(value)
+
+
+def _fraction(stage: str, name: str, value: Any) -> float:
+    number = to_float(value)
+    if number == -1.0:
+        _log.warning("stage %s: %s is -1 (COCO found nothing to evaluate); 0 is written", stage, name)
+        return 0.0
+    if number is None or not 0.0 <= number <= 1.0:
+        raise ResultError(f"stage {stage}: {name} is {value!r}, which the platform refuses", hint="a fraction from 0 to 1, not percent")
+    return number
+
+
+def _count(stage: str, name: str, value: Any) -> int:
+    number = to_float(value)
+    if number is None or not math.isfinite(number) or number != int(number) or not 0 <= number <= INT32:
+        raise ResultError(f"stage {stage}: {name} is {value!r}, which the platform refuses", hint="a whole number, 0 or more")
+    return int(number)
+
+
+def _attachments(given: Optional[Mapping[str, Sequence[str]]]) -> Dict[str, List[str]]:
+    made = {}
+    for section, names in (given or {}).items():
+        if isinstance(names, str):
+            raise ResultError(f"attachments: {section}: must be a list of file names, not {names!r}")
+        made[str(section)] = [os.fspath(name) for name in names]
+    return made
+
+
+def _evaluate_config(given: Optional[Mapping[str, float]]) -> Dict[str, float]:
+    made = {}
+    for key, value in (given or {}).items():
+        number = to_float(value)
+        if number is None or not math.isfinite(number):
+            raise ResultError(f"evaluate_config: {key} is {value!r}", hint="the platform takes numbers only")
+        made[str(key)] = number
+    return made
