@@ -20,7 +20,7 @@ test: $(VENV)/.dev $(VENV)/.demo $(if $(filter-out local,$(ENGINE)),images)    #
 	$(IN_VENV) -m pytest -m "$(if $(filter-out local,$(ENGINE)),docker,not docker)" $(PYTEST_FLAGS)
 
 test-core: $(VENV)/.dev    ## the tests that need no torch, for other versions of Python
-	$(IN_VENV) -m pytest -m "not docker" --ignore tests/demo $(PYTEST_FLAGS)
+	$(IN_VENV) -m pytest -m "not docker" --ignore tests/demo --ignore tests/test_packaging.py $(PYTEST_FLAGS)
 
 check: $(VENV)/.dev $(VENV)/.demo    ## style and types
 	$(VENV)/bin/ruff check .

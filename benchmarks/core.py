@@ -94,11 +94,15 @@ def in_turn(works: Dict[str, Callable[[], float]], rounds: int = 9) -> Dict[str,
 
 
 def process(statement: str) -> Callable[[], float]:
-    """Wall seconds of a new Python that runs a statement."""
+    """Wall seconds of a new Python that runs a statement, its modules compiled before, as in an image."""
+    environ = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+
     def run() -> float:
         start = time.perf_counter()
-        subprocess.run([sys.executable, "-c", statement], check=True)
+        subprocess.run([sys.executable, "-c", statement], check=True, env=environ)
         return time.perf_counter() - start
+
+    run()
     return run
 
 

