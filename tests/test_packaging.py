@@ -41,7 +41,8 @@ def test_names_and_contents(built):
 def test_it_installs_and_works(built, tmp_path, kind):
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-warn-script-location", "--target", str(tmp_path),
                     str(next(built.glob(kind)))], check=True, capture_output=True)
-    program = "import ymir_exc.cli, sys; print(ymir_exc.__file__, flush=True); sys.exit(ymir_exc.cli.main(['run', '--', 'echo', 'it runs']))"
+    program = ("import ymir_exc.cli, sys; print(ymir_exc.__file__, flush=True); "
+               "sys.exit(ymir_exc.cli.main(['run', '--', 'echo', 'it runs']))")
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=tmp_path,
                           env={"PYTHONPATH": str(tmp_path), "PATH": "/usr/bin:/bin"})
     assert done.stdout == f"{tmp_path}/ymir_exc/__init__.py\nit runs\n"

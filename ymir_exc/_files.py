@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
 import stat
 import threading
 from typing import IO, Iterator, Optional, Union, cast
@@ -56,6 +55,20 @@ def write_bytes(path: PathLike, data: bytes, *, sync: bool = True, shared: bool 
         raise storage_error(path, e) from e
 
 
+def overwrite_bytes(path: PathLike, data: bytes) -> None:
+    """Overwrite a small file where it lies: a full disk has room for what fits into the blocks that the file has already.
+
+    A kill meanwhile may leave a mixture, so this is only for last words that could not be written in any other way.
+
+    Raises:
+        StorageError: There was no room for that either.
+    """
+    try:
+        _write_in_place(os.path.realpath(path), data, sync=False)
+    except OSError as e:
+        raise storage_error(path, e) from e
+
+
 def _replace(target: str, data: bytes, sync: bool, allow: int) -> None:
     try:
         mode = os.stat(target).st_mode
@@ -95,6 +108,7 @@ def _publish(temp: str, target: str, data: Optional[bytes], sync: bool) -> None:
         if e.errno != errno.EBUSY:
             raise
         if data is None:
+            import shutil
             with open(temp, "rb") as source, open(target, "r+b") as sink:
                 shutil.copyfileobj(source, sink, 1 << 20)
                 sink.truncate()
@@ -225,6 +239,7 @@ def copy_file(source: PathLike, target: PathLike) -> None:
         StorageError: The target could not be written.
         FileNotFoundError: The source does not exist.
     """
+    import shutil
     with open(source, "rb") as reader:
         make_folder(os.path.dirname(os.fspath(target)))
         with open_atomic(target, follow_links=False) as writer:

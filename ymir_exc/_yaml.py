@@ -1,7 +1,6 @@
 """Reading YAML that a platform, a web form or a person wrote: safe, bounded, and every fault named with its file and line."""
 from __future__ import annotations
 
-import difflib
 from functools import lru_cache
 from typing import Any, Dict, Iterable, Optional
 
@@ -14,6 +13,7 @@ MAX_DEPTH = 100
 
 def nearest(name: str, known: Iterable[str]) -> Optional[str]:
     """The known name that is most like this one, or None when none is."""
+    import difflib
     found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return found[0] if found else None
 

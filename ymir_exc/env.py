@@ -6,7 +6,6 @@ pydantic is loaded with the first model, not with this module.
 from __future__ import annotations
 
 import os
-import pickle
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Callable, Dict, Mapping, NamedTuple, Tuple, TypeVar, cast
 
@@ -109,6 +108,7 @@ def load_cached(path: str) -> Dict[str, Any]:
     Raises:
         ConfigError: Missing, unreadable or no YAML mapping.
     """
+    import pickle
     return cast(Dict[str, Any], pickle.loads(_cached(path, _read_config)))
 
 
@@ -202,6 +202,7 @@ def _near_miss(raw: Mapping[str, Any]) -> str:
 
 def _read_config(path: str) -> bytes:
     """Pickled, because loading that is the fastest deep copy of plain data."""
+    import pickle
     return pickle.dumps(load_mapping(path, "the hyper-parameters"))
 
 

@@ -186,7 +186,6 @@ _FOREIGN: Sequence[Tuple[RC, str]] = (
                                r"|Name or service not known|Temporary failure in name resolution|SSLError\b"
                                r"|Network is unreachable|ConnectionRefusedError|ConnectionResetError|\bHTTPError\b"),
 )
-_FOREIGN_RE = tuple((code, re.compile(pattern, re.IGNORECASE)) for code, pattern in _FOREIGN)
 _NO_SPACE = re.compile(r"No space left on device|Disk quota exceeded", re.IGNORECASE)
 
 # An exception line of a traceback: a dotted name, perhaps a message. Wrappers say only that something below them failed.
@@ -253,8 +252,8 @@ def _foreign_code(error: BaseException) -> Optional[RC]:
 def _code_of_words(text: str) -> Optional[RC]:
     if _NO_SPACE.search(text):
         return RC.RC_CMD_CONTAINER_ERROR
-    for code, pattern in _FOREIGN_RE:
-        if pattern.search(text):
+    for code, pattern in _FOREIGN:    # compiled with the first failure, and kept by `re`: a start must not pay for it
+        if re.search(pattern, text, re.IGNORECASE):
             return code
     return None
 
@@ -301,12 +300,16 @@ def _exception_lines(lines: Sequence[str]) -> List[str]:
 
 
 def traceback_lines(text: str, limit: int = 90) -> List[str]:
-    """The last traceback in the text, or its last lines when there is none, at most `limit`, for lines 2 to 100 of monitor.txt."""
+    """The last tracebacks in the text, or its last lines when there is none, at most `limit`, for lines 2 to 100 of monitor.txt.
+
+    More than one, as the cause comes before what was raised from it, and a child's before its parent's.
+    """
     lines = [line.rstrip() for line in text.replace("\r\n", "\n").split("\n")]
     while lines and not lines[-1]:
         lines.pop()
     starts = [i for i, line in enumerate(lines) if line.startswith(_TRACEBACK)]
     if starts:
-        lines = lines[starts[-1]:] if len(lines) - starts[-1] > 1 else lines
+        first = next((i for i in starts if len(lines) - i <= limit), starts[-1])
+        lines = lines[first:] if len(lines) - first > 1 else lines
     kept = lines[-limit:]
     return ["".join(c if c.isprintable() or c == "\t" else "?" for c in line) for line in kept]

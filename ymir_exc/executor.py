@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, 
 
 from ymir_exc import env, monitor, util
 from ymir_exc.errors import ConfigError, Stopped, YmirError, classify, exit_status, traceback_lines
+from ymir_exc.platforms.base import SUPERVISED_VARIABLE
 
 if TYPE_CHECKING:
     from easydict import EasyDict as edict
@@ -21,8 +22,6 @@ App = Union[str, Sequence[str], Callable[[Any], Any]]
 """What runs a task: a Python function that takes the merged configuration, a command line, or a list of arguments."""
 
 TASKS = ("training", "mining", "infer")
-SUPERVISED = "YMIR_EXC_SUPERVISED"
-"""Set by `ymir-exc run` for its program: the supervisor sees the program's last words and says the final one."""
 
 
 class Executor:
@@ -50,7 +49,7 @@ class Executor:
             sys.stdout.flush()
             if not isinstance(e, Stopped):
                 traceback.print_exc()
-            if SUPERVISED not in os.environ:
+            if SUPERVISED_VARIABLE not in os.environ:
                 failure = classify(e)
                 print(f"ymir-exc: {failure.code} {failure.code.short_name}: {failure.reason}", file=sys.stderr, flush=True)    # noqa: T201
             return exit_status(e)
@@ -103,7 +102,7 @@ class Executor:
 
 def _record_failure(error: BaseException) -> None:
     """Leave the reason in monitor.txt, as far as its place is known; a command's own words are the supervisor's to find."""
-    if SUPERVISED in os.environ and isinstance(error, subprocess.CalledProcessError):
+    if SUPERVISED_VARIABLE in os.environ and isinstance(error, subprocess.CalledProcessError):
         return
     if not env.is_main_rank():
         return

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import logging
+import errno
 import math
 import os
 import signal
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from ymir_exc.env import EnvConfig
 
 _T = TypeVar("_T")
-_log = logging.getLogger(__name__)
 
 TASK_STATE_RUNNING = 2
 FLUSH_SECONDS = 0.5
@@ -79,7 +78,8 @@ class Record(NamedTuple):
 
     def to_text(self) -> str:
         """The file's text; the message column appears only with a message, as older readers expect five columns."""
-        head = [one_line(self.task_id), f"{self.timestamp:.6f}", f"{self.percent:.2f}", str(int(self.state)), str(int(self.return_code))]
+        task_id = one_line(self.task_id) or "-"    # the platform strips the line: an empty column would shift the others
+        head = [task_id, f"{self.timestamp:.6f}", f"{self.percent:.2f}", str(int(self.state)), str(int(self.return_code))]
         if self.message:
             head.append(one_line(self.message))
         lines = self.lines[:MAX_TEXT_LINES] or ((one_line(self.message),) if self.message else ())    # the page shows these lines only
@@ -110,12 +110,13 @@ def read_record(path: _files.PathLike) -> Optional[Record]:
 _last_timestamp: Dict[str, float] = {}
 
 
-def write_record(path: _files.PathLike, record: Record) -> Record:
+def write_record(path: _files.PathLike, record: Record, *, in_place: bool = False) -> Record:
     """Replace a monitor.txt in one step.
 
     Args:
         path: The file; its folder must exist.
         record: What to write; its timestamp is moved on when the file already holds the same or a later one.
+        in_place: Overwrite the file where it lies, as `_files.overwrite_bytes` does.
 
     Returns:
         The record as written.
@@ -131,7 +132,11 @@ def write_record(path: _files.PathLike, record: Record) -> Record:
         _last_timestamp[key] = earlier.timestamp if earlier and earlier.timestamp < now + 86400 else 0.0
     stamp = max(record.timestamp, _last_timestamp[key] + 1e-6)
     record = record._replace(timestamp=stamp)
-    _files.write_bytes(path, record.to_text().encode("utf-8", "replace"), sync=False, shared=True)
+    data = record.to_text().encode("utf-8", "replace")
+    if in_place:
+        _files.overwrite_bytes(path, data)
+    else:
+        _files.write_bytes(path, data, sync=False, shared=True)
     _last_timestamp[key] = stamp
     return record
 
@@ -139,6 +144,8 @@ def write_record(path: _files.PathLike, record: Record) -> Record:
 def write_failure(path: _files.PathLike, task_id: str, failure: Failure, lines: Sequence[str] = (),
                   percent: Optional[float] = None) -> Record:
     """Leave the final word of a task that failed: state 4, the platform's code, the reason, and the traceback's lines.
+
+    A full disk is a common reason to fail, so on one the first line is written over the earlier one, where there is room for it.
 
     Args:
         path: The monitor file.
@@ -154,7 +161,12 @@ def write_failure(path: _files.PathLike, task_id: str, failure: Failure, lines: 
     with _writer.lock:
         _writer.pending = None
         record = Record(task_id, time.time(), percent, state, code, failure.reason, tuple(lines))
-        return write_record(path, record)
+        try:
+            return write_record(path, record)
+        except OSError as e:
+            if e.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            return write_record(path, record._replace(lines=()), in_place=True)
 
 
 class _Throttle:
@@ -208,7 +220,8 @@ class _Throttle:
             try:
                 self.flush()
             except OSError as e:    # the next call that writes says it to the program
-                _log.warning("progress was not written: %s", e)
+                import logging
+                logging.getLogger(__name__).warning("progress was not written: %s", e)
 
 
 _writer = _Throttle()
