@@ -1,0 +1,143 @@
+"""Training: a loop over batches, an evaluation now and then, and with each evaluation a stage of the model in the result."""
+from __future__ import annotations
+
+import logging
+import time
+from itertools import count
+from pathlib import Path
+
+import torch
+from easydict import EasyDict
+from torch.utils.data import DataLoader
+
+import checkpoint
+import device
+import hyper
+from augment import augment, resize
+from board import Board
+from data import Batch, DetectionDataset, collate, read_truths
+from evaluate import evaluate
+from loss import Losses, detection_loss
+from model import Detector, centres
+from optim import HOLD, Course, make_optimisers
+from predict import predict
+from ymir_exc import errors, monitor, result_writer, util
+from ymir_exc.env import DatasetType
+from ymir_exc.util import YmirStage
+
+LOG_SECONDS = 5.0
+STOP_SECONDS = 3.0    # docker grants ten between the request to stop and the end; an evaluation may take three of them
+QUICK_IMAGES = 32    # how many an evaluation looks at when it must be quick
+EVALUATION = hyper.PredictHyper(conf_threshold=0.01)
+_log = logging.getLogger(__name__)
+
+
+def train(cfg: EasyDict) -> None:
+    """Train a detector; the result has a stage for every evaluation, the last one from when the training ended or was stopped."""
+    trainer = Trainer(cfg)
+    try:
+        trainer.run()
+    except torch.cuda.OutOfMemoryError as e:
+        free, total = torch.cuda.mem_get_info(trainer.device)
+        raise errors.OutOfMemoryError(f"batch_size {trainer.wanted.batch_size} at input_size {trainer.size} does not fit into the GPU's "
+                                      f"{total / 2**30:.1f} GiB, of which {free / 2**30:.1f} are free", hint="lower batch_size") from e
+    finally:
+        trainer.board.close()
+
+
+class Trainer:
+    """All that a training needs, and its loop."""
+
+    def __init__(self, cfg: EasyDict) -> None:
+        self.cfg, self.wanted = cfg, hyper.read(hyper.TrainingHyper, cfg)
+        self.class_names, self.size, self.device = hyper.class_names(cfg), self.wanted.input_size, device.pick(cfg)
+        torch.manual_seed(self.wanted.seed)
+        self.val = read_truths(DatasetType.VALIDATION)
+        self.data = DetectionDataset(read_truths(DatasetType.TRAINING), self.size, self.wanted.cache_mb)
+        self.loader = DataLoader(self.data, self.wanted.batch_size, shuffle=True, collate_fn=collate,
+                                 drop_last=len(self.data) >= self.wanted.batch_size)
+        self.model = Detector(len(self.class_names))
+        if given := util.pick_weight_file(cfg, suffix=".pt"):
+            checkpoint.start_from(given, self.model, self.class_names)
+        self.model.to(self.device)
+        self.optimisers = make_optimisers(self.model, self.wanted.learning_rate)
+        self.course = Course(self.wanted.epochs * len(self.loader), self.wanted.max_seconds)
+        self.board = Board(cfg.ymir.output.tensorboard_dir)
+        self.stages: list[str] = []    # their names
+        self._logged_at, self._logged_step = self.course.seconds, 0
+
+    def run(self) -> None:
+        """Train until the epochs or the seconds are used up; raises Stopped when the platform asks for it."""
+        _log.info("%d images to train on, %d to evaluate on, %d classes, %s", len(self.data), len(self.val), len(self.class_names),
+                  self.device)
+        self.data.fill_cache(lambda done: self._report(done, YmirStage.PREPROCESS))
+        for epoch in count(1):
+            self._train_epoch(epoch)
+            done = self.course.progress
+            if done >= min(1.0, (len(self.stages) + 1) / self.wanted.evaluations):
+                self._write_stage(f"epoch_{epoch}")
+            if done >= 1:
+                return
+
+    def _train_epoch(self, epoch: int) -> None:
+        self.model.train()
+        for batch in self.loader:
+            if monitor.should_stop():
+                self._stop(epoch)
+            losses = self._train_step(Batch(*(part.to(self.device) for part in batch)))
+            self._report(self.course.progress, YmirStage.TASK)
+            self._log(epoch, losses)
+            if self.course.progress >= 1:
+                return
+
+    def _train_step(self, batch: Batch) -> Losses:
+        """One batch. While the learning rate is high the images are smaller, which is cheaper; detail is learned at the end."""
+        batch = augment(batch)
+        if self.course.progress < HOLD:
+            batch = resize(batch, max(32, self.size * 2 // 3 // 32 * 32))
+        with device.mixed_precision(self.device):
+            logits, boxes = self.model(batch.images)
+        losses = detection_loss(logits, boxes, centres(batch.images), batch)
+        if not torch.isfinite(losses.total):
+            raise errors.NanError(f"the loss became {losses.total.item()} in step {self.course.step}", hint="lower learning_rate")
+        losses.total.backward()  # type: ignore[no-untyped-call]
+        for optimiser in self.optimisers:
+            optimiser.param_groups[0]["lr"] = optimiser.defaults["lr"] * self.course.rate
+            optimiser.step()
+            optimiser.zero_grad()
+        self.course.step += 1
+        return losses
+
+    def _write_stage(self, name: str, most: int | None = None) -> None:
+        """Evaluate on the validation images, or the first `most` of them, and add the model as it is now to the result."""
+        started, truths = time.monotonic(), self.val[:most]
+        found = [detections for *_, detections in predict(self.model, [truth.path for truth in truths], self.size, EVALUATION)]
+        figures = evaluate(truths, found, len(self.class_names))
+        checkpoint.save(Path(self.cfg.ymir.output.models_dir, name, checkpoint.FILE_NAME), self.model, self.class_names, self.size)
+        result_writer.write_model_stage(name, [checkpoint.FILE_NAME], evaluation_result=figures)
+        self.stages.append(name)
+        self.board.curves(self.course.step, figures)
+        self.board.pictures(self.course.step, truths[:8], found[:8], self.class_names, self.size)
+        self.course.reserve = time.monotonic() - started
+        _log.info("%s: mAP %.3f, mAP50 %.3f on %d images", name, figures["mAP"], figures["mAP50"], len(truths))
+
+    def _stop(self, epoch: int) -> None:
+        """Keep what was learned, as far as the time allows."""
+        if not self.stages or self.course.reserve <= STOP_SECONDS:
+            self._write_stage(f"epoch_{epoch}", None if self.stages else QUICK_IMAGES)
+        raise errors.Stopped(f"stopped in epoch {epoch}; the result has the stages {', '.join(self.stages)}")
+
+    def _report(self, done: float, stage: YmirStage) -> None:
+        util.write_ymir_monitor_process(self.cfg, task="training", naive_stage_percent=done, stage=stage)
+
+    def _log(self, epoch: int, losses: Losses) -> None:
+        """A line, and a point on the curves, every few seconds."""
+        passed, steps = self.course.seconds - self._logged_at, self.course.step - self._logged_step
+        if passed < LOG_SECONDS:
+            return
+        self._logged_at, self._logged_step = self.course.seconds, self.course.step
+        speed, rate = steps * self.wanted.batch_size / passed, self.optimisers[0].param_groups[0]["lr"]
+        _log.info("epoch %d, %.0f %%: loss %.3f + %.3f, %.0f images/s", epoch, 100 * self.course.progress, losses.classes, losses.boxes,
+                  speed)
+        self.board.curves(self.course.step, {"loss/classes": float(losses.classes), "loss/boxes": float(losses.boxes),
+                                             "images per second": speed, "learning rate": rate})

@@ -1,0 +1,98 @@
+"""Real trainings on a small dataset, in processes of their own; the platform's rules judge what they leave."""
+from __future__ import annotations
+
+import pytest
+import torch
+import yaml
+
+from tests.contract import platform_rules
+from tests.demo.conftest import log, run
+from ymir_exc.host import sample
+
+
+def candidates(space):
+    return (space.input / "candidate-index.tsv").read_text(encoding="utf-8").splitlines()
+
+
+def result(space):
+    return yaml.safe_load((space.output / "models/result.yaml").read_text(encoding="utf-8"))
+
+
+def test_train_then_mine_and_infer_then_train_on(prepare):
+    training = prepare("training", root="training", params={"max_seconds": "0", "epochs": "24", "input_size": "128", "evaluations": "2"})
+    assert run(training).status == 0, log(training)
+    assert platform_rules.accept_training(training.output).notices == []
+    platform_rules.accept_monitor(training.output, final="done")
+    _, tags = platform_rules.accept_tensorboard(training.output)
+    assert {"loss/classes", "loss/boxes", "learning rate", "images per second", "mAP", "mAP50"} <= tags
+    assert any("picture" in tag or "predictions" in tag for tag in tags)
+    written = result(training)
+    assert written["model_stages"][written["best_stage_name"]]["mAP50"] > 0.3    # a loose bound
+
+    both = prepare("mining", "infer", root="both", model=training.output)
+    assert run(both).status == 0, log(both)
+    scores = [score for _, score in platform_rules.accept_mining(both.output, candidates(both))]
+    assert len(set(scores)) > 1
+    detections = platform_rules.accept_detection(both.output, candidates(both), sample.CLASS_NAMES)
+    assert any(detections.values())
+    for boxes in detections.values():
+        assert all(b["box"]["x"] >= 0 and b["box"]["x"] + b["box"]["w"] <= 192 and b["box"]["w"] >= 1 for b in boxes)
+    platform_rules.accept_monitor(both.output, final="done")
+
+    again = prepare("training", root="again", model=training.output,
+                    params={"max_seconds": 0, "epochs": 1, "input_size": 128, "learning_rate": 1e-6, "evaluations": 1})
+    assert run(again).status == 0, log(again)
+    assert "known classes: gear, fish, mug" in log(again)
+    assert result(again)["model_stages"]["epoch_1"]["mAP50"] > 0.3    # it began where the first one ended
+
+
+def test_a_stop_before_the_first_evaluation_keeps_what_was_learned(prepare):
+    class Stop(Exception):
+        pass
+
+    def watch(record, seconds):
+        assert seconds < 120, log(space)
+        if record is not None and record.percent > 0.005:
+            raise Stop
+
+    space = prepare("training", params={"max_seconds": 0, "epochs": 1000, "input_size": 64, "evaluations": 1})
+    with pytest.raises(Stop):
+        run(space, on_progress=watch)
+    assert "stopped by SIGTERM" in (space.output / "monitor.txt").read_text(encoding="utf-8").splitlines()[0], log(space)
+    platform_rules.accept_monitor(space.output, final="error")
+    accepted = platform_rules.accept_training(space.output)
+    assert accepted.best_stage_name.startswith("epoch_")
+
+
+def edit(space, **changes):
+    config = yaml.safe_load((space.input / "config.yaml").read_text(encoding="utf-8"))
+    config.update(changes)
+    (space.input / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+
+
+def unreadable_image(space):
+    lines = (space.input / "train-index.tsv").read_text(encoding="utf-8").splitlines()
+    broken = space.input / "broken.jpg"
+    broken.write_bytes(b"no image")
+    lines[3] = f"{broken}\t" + lines[3].split("\t")[1]
+    (space.input / "train-index.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+@pytest.mark.parametrize(("spoil", "code", "status", "words"), [
+    (lambda space: edit(space, class_names=None), 300001, 4, "class_names"),
+    (lambda space: edit(space, epochs="many"), 300001, 4, "epochs"),
+    (lambda space: (space.input / "train-index.tsv").write_text(""), 300002, 4, "train-index.tsv"),
+    (lambda space: (space.input / "val-index.tsv").unlink(), 300002, 4, "val-index.tsv"),
+    (unreadable_image, 300003, 1, "broken.jpg"),
+    pytest.param(lambda space: edit(space, gpu_id="0"), 300102, 1, "gpu_id",
+                 marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")),
+    (lambda space: edit(space, learning_rate=1e30), 300201, 1, "learning_rate"),
+])
+def test_each_fault_has_its_code_and_its_reason(prepare, spoil, code, status, words):
+    space = prepare("training", params={"max_seconds": 0, "epochs": 3, "input_size": 64})
+    spoil(space)
+    assert run(space).status == status, log(space)
+    platform_rules.accept_monitor(space.output, final="error")
+    first = (space.output / "monitor.txt").read_text(encoding="utf-8").splitlines()[0]
+    assert f"\t{code}\t" in first
+    assert words in first

@@ -1,0 +1,70 @@
+"""From maps to detections, and the score that chooses what to label next."""
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+import hyper
+from data import fit
+from model import Detector
+from predict import detect, entropy
+
+
+class Fixed(torch.nn.Module):
+    """A model that says what it is told."""
+
+    def __init__(self, logits, boxes):
+        super().__init__()
+        self.says = torch.tensor([logits]), torch.tensor([boxes])
+
+    def forward(self, images):
+        return self.says
+
+
+def found(logits, boxes, place=None, **wanted):
+    return detect(Fixed(logits, boxes), torch.zeros(1, 3, 64, 64), [place or fit(64, 64, 64)], hyper.PredictHyper(**wanted))[0]
+
+
+BOXES = [[0., 0., 20., 20.], [1., 1., 21., 21.], [1., 1., 21., 21.], [40., 40., 60., 60.]]
+LOGITS = [[2., -9.], [3., -9.], [-9., 1.], [-9., -4.]]
+
+
+def test_the_best_of_each_class_stays_and_comes_first():
+    made = found(LOGITS, BOXES)
+    assert made.labels.tolist() == [0, 1]
+    assert made.scores.tolist() == pytest.approx([1 / (1 + math.exp(-3)), 1 / (1 + math.exp(-1))])
+    assert made.boxes.tolist() == [[1, 1, 21, 21], [1, 1, 21, 21]]
+    assert made.probabilities.shape == (2, 2)
+
+
+def test_the_thresholds_are_obeyed():
+    assert len(found(LOGITS, BOXES, conf_threshold=0.9).boxes) == 1
+    assert len(found(LOGITS, BOXES, conf_threshold=0.001).boxes) == 3
+    assert len(found(LOGITS, BOXES, conf_threshold=0.001, iou_threshold=1).boxes) == 4
+    assert len(found(LOGITS, BOXES, max_detections=1).boxes) == 1
+
+
+def test_boxes_are_in_pixels_of_the_image():
+    made = found(LOGITS, BOXES, fit(128, 64, 64), conf_threshold=0.9)
+    assert made.boxes.tolist() == [[2, 0, 42, 10]]    # twice as large, and moved up by the border
+
+
+def test_an_untrained_model_finds_little():
+    torch.manual_seed(0)
+    model = Detector(3).eval()
+    assert len(detect(model, torch.zeros(2, 3, 64, 64), [fit(64, 64, 64)] * 2, hyper.PredictHyper(conf_threshold=0.5))[1].boxes) == 0
+
+
+def test_entropy_by_hand():
+    assert entropy(torch.tensor([[0.5, 0.0], [1.0, 0.0]])) == pytest.approx(math.log(2), abs=1e-6)
+    assert entropy(torch.tensor([[0.9]])) == pytest.approx(-0.9 * math.log(0.9) - 0.1 * math.log(0.1))
+
+
+def test_doubt_adds_up():
+    assert entropy(torch.full((4, 3), 0.5)) == pytest.approx(12 * math.log(2))
+
+
+def test_nothing_there():
+    assert entropy(torch.zeros(0, 3)) == 0
