@@ -105,7 +105,7 @@ def _report(runs: Dict[str, Any], out: Path) -> None:
                [[str(len(detections)), str(len(boxes)), f"{inferred.seconds:.0f}"]], numbers=(0, 1, 2))
     rows = [["model", str(files[0])], ["ranking", str(inference.output / "result.tsv")],
             ["detections", str(inference.output / "infer-result.json")], ["picture", str(picture)],
-            ["curves", f"tensorboard --logdir {training.output / 'tensorboard'}"], ["log", str(trained.log)]]
+            ["curves", launch.quoted(["tensorboard", "--logdir", str(training.output / "tensorboard")])], ["log", str(trained.log)]]
     width = max(len(row[0]) for row in rows)
     print("\n".join(f"  {key:<{width}}  {value}" for key, value in rows))    # noqa: T201
 
