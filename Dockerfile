@@ -36,5 +36,6 @@ ENV PYTHONUNBUFFERED=1 \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 
 WORKDIR /app
-# No ENTRYPOINT: the platform reads the templates with `docker run IMAGE cat /img-man/...`.
+# No ENTRYPOINT, nor the one of the base: the platform reads the templates with `docker run IMAGE cat /img-man/...`.
+ENTRYPOINT []
 CMD ["/usr/bin/start.sh"]

@@ -30,9 +30,10 @@ bench: $(VENV)/.demo    ## what claims of speed rest on
 	for program in benchmarks/*.py; do echo "== $$program"; $(IN_VENV) "$$program" || exit 1; done
 
 images:    ## the base layer and the demo image
-	$(ENGINE_PROGRAM) build $(BUILD_FLAGS) --build-arg BASE_IMAGE=$(BASE_IMAGE) -t ymir-exc .
+	$(ENGINE_PROGRAM) build $(BUILD_FLAGS) $(MIRRORS) --build-arg BASE_IMAGE=$(BASE_IMAGE) -t ymir-exc .
 	$(ENGINE_PROGRAM) build $(BUILD_FLAGS) --build-arg TORCH_SPEC=$(TORCH_SPEC) -t ymir-exc-det-demo det-demo-tmi
 
+MIRRORS = $(if $(PIP_INDEX_URL),--build-arg PIP_INDEX_URL=$(PIP_INDEX_URL)) $(if $(APT_MIRROR),--build-arg APT_MIRROR=$(APT_MIRROR))
 ENGINE_PROGRAM = $(if $(filter-out local,$(ENGINE)),$(ENGINE),docker)
 
 wheel: $(VENV)/.dev    ## dist/: a wheel and a source archive

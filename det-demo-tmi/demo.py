@@ -59,7 +59,7 @@ def _dataset(options: argparse.Namespace) -> Path:
 
 def _run(name: str, tasks: Sequence[str], data: Path, options: argparse.Namespace) -> Any:
     root: Path = options.out / name
-    if (root / "in" / "env.yaml").exists():    # of an earlier demo
+    if root.is_dir() and {path.name for path in root.iterdir()} <= {"in", "out"}:    # of an earlier demo, perhaps an interrupted one
         shutil.rmtree(root)
     in_container = options.engine != "local"
     model = None if "training" in tasks else options.out / "training" / "out"

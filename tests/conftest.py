@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import Any, Dict, Iterator
 
@@ -79,6 +80,13 @@ def platform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Platform:
     monkeypatch.delenv("RANK", raising=False)
     monkeypatch.delenv("YMIR_VERSION", raising=False)
     return made
+
+
+def pytest_configure():
+    """A script's background job or nohup ignores signals, and what it starts would ignore them too."""
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def pytest_sessionfinish(session):

@@ -115,6 +115,18 @@ def test_a_missing_file_a_folder_and_a_missing_config(platform):
         env.get_current_env()
 
 
+def test_merges_of_merges_are_no_doubles(platform):
+    (platform.input / "config.yaml").write_text("b: &b {x: 1, y: 1}\nd: &d {<<: *b, x: 2}\ne: {<<: *d, z: 3}\n")
+    assert env.get_executor_config()["e"] == {"x": 2, "y": 1, "z": 3}
+
+
+@pytest.mark.parametrize("text", ["a: !!bool abc", "a: !!int ''", "a: !!float ''", "a: !!timestamp abc", "a: !!set [1]", "? [a]\n: b"])
+def test_odd_tags_are_one_typed_error(platform, text):
+    (platform.input / "config.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"config\.yaml"):
+        env.get_executor_config()
+
+
 BOMBS = {
     "aliases": "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
         f"{chr(98 + i)}: &{chr(98 + i)} [{','.join(['*' + chr(97 + i)] * 10)}]\n" for i in range(9)),

@@ -4,10 +4,12 @@ from __future__ import annotations
 import errno
 import os
 import random
+import shutil
 import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -15,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from ymir_exc import _files
-from ymir_exc.errors import StorageError
+from ymir_exc.errors import NetworkError, StorageError
 
 
 def test_write_creates_and_replaces(tmp_path):
@@ -72,6 +74,48 @@ def test_open_atomic_appears_whole_or_not_at_all(tmp_path):
         assert path.read_bytes() == b"old"
     assert path.read_bytes() == b"whole"
     assert os.listdir(tmp_path) == ["big"]
+
+
+def test_what_the_callers_block_raises_stays_its_own(tmp_path):
+    """An unreadable image met while a result is being written is no failed write."""
+    for error in (OSError("image file is truncated"), ConnectionResetError(104, "reset"), NetworkError("no download")):
+        with pytest.raises(type(error)) as caught, _files.open_atomic(tmp_path / "big"):
+            raise error
+        assert caught.value is error
+
+
+def test_another_uids_file_in_a_sticky_folder_is_rewritten_in_place(tmp_path):
+    if os.getuid():
+        pytest.skip("changing the uid needs root")
+    folder = Path(tempfile.mkdtemp(dir="/tmp"))
+    try:
+        folder.chmod(0o1777)
+        (folder / "monitor.txt").write_bytes(b"earlier")
+        (folder / "monitor.txt").chmod(0o666)
+        pid = os.fork()
+        if not pid:
+            os.setuid(1234)
+            _files.write_bytes(folder / "monitor.txt", b"new")
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+        assert (folder / "monitor.txt").read_bytes() == b"new"
+        assert os.listdir(folder) == ["monitor.txt"]
+    finally:
+        shutil.rmtree(folder)
+
+
+def test_a_process_forked_under_the_lock_does_not_keep_it(tmp_path):
+    release, hold = os.pipe()
+    with _files.lock(tmp_path):
+        pid = os.fork()
+        if not pid:
+            os.close(hold)
+            os.read(release, 1)    # lives until the parent lets go
+            os._exit(0)
+    with _files.lock(tmp_path):    # would wait for the child
+        os.close(hold)
+    assert os.waitpid(pid, 0)[1] == 0
+    os.close(release)
 
 
 @pytest.fixture

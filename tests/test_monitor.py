@@ -14,7 +14,7 @@ import pytest
 from tests.contract import platform_rules
 from ymir_exc import env, monitor, util
 from ymir_exc.code import ExecutorReturnCode, ExecutorState
-from ymir_exc.errors import Failure
+from ymir_exc.errors import Failure, StorageError
 
 
 @pytest.fixture(autouse=True)
@@ -59,6 +59,35 @@ def test_the_file_can_be_rewritten_by_another_uid(platform):
 def test_percent_is_clamped(platform, given, written):
     monitor.write_monitor_logger(given)
     assert columns(platform)[2] == written
+
+
+def test_progress_never_goes_back(platform):
+    for value in (0.5, 0.3, 0.7, 0.0):
+        monitor.write_monitor_logger(value)
+    monitor._writer.flush()
+    assert columns(platform)[2] == "0.70"
+    monitor._writer.next_write = 0.0
+    monitor.write_monitor_logger(0.1)
+    assert columns(platform)[2] == "0.70"
+
+
+def test_a_full_disk_ends_no_training(platform, monkeypatch, caplog):
+    (platform.out / "monitor.txt").mkdir()
+    for n in range(3):
+        monitor._writer.next_write = 0.0
+        monitor.write_monitor_logger(n / 10)
+    assert caplog.text.count("progress was not written") == 1
+    with pytest.raises(StorageError):
+        monitor.write_monitor_logger(0.5, state=ExecutorState.ES_ERROR)
+
+
+def test_the_last_value_of_a_worker_lands(platform):
+    program = ("import multiprocessing\nfrom ymir_exc import monitor\n"
+               "def work():\n    for n in range(51): monitor.write_monitor_logger(n / 100)\n"
+               "process = multiprocessing.get_context('fork').Process(target=work)\nprocess.start()\nprocess.join()")
+    environ = {**os.environ, "DEFAULT_ENV_FILE_PATH": str(platform.env_file)}
+    subprocess.run([sys.executable, "-W", "ignore", "-c", program], env=environ, check=True)
+    assert columns(platform)[2] == "0.50"
 
 
 def test_nan_is_refused(platform):
@@ -140,7 +169,7 @@ def test_failure_keeps_the_percent_and_carries_the_traceback(platform):
     platform_rules.accept_monitor(platform.out, final="error")
 
 
-@pytest.mark.parametrize("text", ["", "\n", "t0\t1.0\n", "t0\tx\t0.1\t2\n", "t0\t1\t0.1\ttwo\n"])
+@pytest.mark.parametrize("text", ["", "\n", "t0\t1.0\n", "t0\tx\t0.1\t2\n", "t0\t1\t0.1\ttwo\n", "t0\t1\tnan\t2\n", "t0\tinf\t0.1\t2\n"])
 def test_what_is_no_record(platform, text):
     (platform.out / "monitor.txt").write_text(text)
     assert monitor.read_record(platform.out / "monitor.txt") is None
@@ -179,6 +208,7 @@ def test_track(platform):
     assert list(monitor.track(range(4), "infer", on_step=steps.append)) == [0, 1, 2, 3]
     assert steps == [0.25, 0.5, 0.75, 1.0]
     wait_for(lambda: columns(platform)[2] == "1.00")
+    monitor._writer.reset()
     assert list(monitor.track(iter("ab"), "mining", total=4, start=0.5, on_step=steps.append)) == ["a", "b"]
     assert steps[-2:] == [0.625, 0.75]
     wait_for(lambda: columns(platform)[2] == "0.50")

@@ -2,7 +2,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
+import time
 
 import pytest
 
@@ -45,15 +47,26 @@ def test_a_name_that_tells_its_stage_is_not_doubled(platform):
 def test_a_stage_written_again_takes_the_newer_weights(platform):
     platform.model("best.pt", b"first")
     write(platform, "stage", ["best.pt"])
-    path = platform.out / "models" / "best.pt"
-    path.write_bytes(b"second")
-    os.utime(path, (2 * 10 ** 9, 2 * 10 ** 9))
+    time.sleep(0.02)    # a file's time of change is as coarse as the kernel's tick
+    (platform.out / "models" / "best.pt").write_bytes(b"second")
     write(platform, "stage", ["best.pt"])
     assert packed(platform, "stage", "best.pt") == b"second"
+    time.sleep(0.02)
     (platform.out / "models" / "stage" / "best.pt").write_bytes(b"own")
-    os.utime(platform.out / "models" / "stage" / "best.pt", (3 * 10 ** 9, 3 * 10 ** 9))
     write(platform, "stage", ["best.pt"])
     assert packed(platform, "stage", "best.pt") == b"own", "what lies in the stage's folder is newer than the common file"
+
+
+def test_weights_that_keep_an_older_time_are_taken_too(platform):
+    """`cp -p` and `shutil.copy2` hand the time of the content on."""
+    for content, value in ((b"first", 0.1), (b"second", 0.9)):
+        checkpoint = platform.root / "checkpoint.pt"
+        checkpoint.write_bytes(content)
+        os.utime(checkpoint, (10 ** 9, 10 ** 9))
+        time.sleep(0.02)
+        shutil.copy2(checkpoint, platform.out / "models" / "best.pt")
+        write(platform, "top", ["best.pt"], value)
+    assert packed(platform, "top", "best.pt") == b"second"
 
 
 def test_links_become_files(platform):

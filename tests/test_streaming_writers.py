@@ -49,6 +49,7 @@ def test_xywh_clipping_and_rotation(platform):
 @pytest.mark.parametrize(("arguments", "words"), [
     (([[0, 0, 1, 1]], [0.5, 0.5], [0]), "do not fit together"),
     (([[0, 0, 1, 1]], [float("nan")], [0]), "the score nan"),
+    (([[0, 0, 1, 1]], ["high"], [0]), "must be real number"),
     (([[0, 0, 1, 1]], [0.5], [2]), "there are 2 classes"),
     (([[0, 0, 1, 1]], [0.5], [-1]), "there are 2 classes"),
     (([[0, 0, 1, 1]], [0.5], [0.5]), "there are 2 classes"),

@@ -12,11 +12,13 @@ import stat
 import threading
 from typing import IO, Iterator, Optional, Union, cast
 
-from ymir_exc.errors import StorageError
+from ymir_exc.errors import StorageError, YmirError
 
 PathLike = Union[str, "os.PathLike[str]"]
 
 _TEMP_MARK = ".ymir-tmp-"
+_WRITE_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EBUSY,
+                           errno.ENOENT, errno.EISDIR, errno.ESTALE})
 _READABLE_ERRORS = {
     errno.ENOSPC: "free some space, or give /out a larger volume",
     errno.EDQUOT: "the quota of this user is used up",
@@ -101,11 +103,14 @@ def _replace(target: str, data: bytes, sync: bool, allow: int) -> None:
 
 
 def _publish(temp: str, target: str, data: Optional[bytes], sync: bool) -> None:
-    """Give the temporary file the target's name; a target that is a mount point of its own (EBUSY) is rewritten in place."""
+    """Give the temporary file the target's name.
+
+    A target that is a mount point of its own (EBUSY), or another uid's file in a sticky folder (EPERM), is rewritten in place.
+    """
     try:
         os.replace(temp, target)
     except OSError as e:
-        if e.errno != errno.EBUSY:
+        if e.errno not in (errno.EBUSY, errno.EPERM, errno.EACCES):
             raise
         if data is None:
             import shutil
@@ -198,7 +203,8 @@ def open_atomic(path: PathLike, *, buffering: int = 1 << 20, follow_links: bool 
     except BaseException as e:
         with contextlib.suppress(OSError):
             os.unlink(temp)
-        if isinstance(e, OSError) and not isinstance(e, StorageError) and e.filename in (None, temp, target):
+        # What the caller's block raises is its own: only a failed write of this very file is told as one.
+        if isinstance(e, OSError) and not isinstance(e, YmirError) and e.filename in (None, temp, target) and e.errno in _WRITE_ERRORS:
             raise storage_error(path, e) from e
         raise
 
@@ -229,6 +235,7 @@ def lock(folder: PathLike) -> Iterator[None]:
     try:
         yield
     finally:
+        fcntl.flock(fd, fcntl.LOCK_UN)    # a process forked meanwhile has the same lock, and may live long
         os.close(fd)
 
 

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, Dict, Iterable, Optional
+from typing import Any, Dict, Iterable, Optional, Set
 
 from ymir_exc.errors import ConfigError
 
@@ -46,7 +46,7 @@ def load(path: str, what: str = "this file") -> Any:
     except yaml.MarkedYAMLError as e:
         line = f", line {e.problem_mark.line + 1}" if e.problem_mark else ""
         raise ConfigError(f"{path}{line}: not valid YAML: {e.problem or e.context}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as e:
+    except (yaml.YAMLError, ValueError, RecursionError, KeyError, IndexError, AttributeError, TypeError) as e:    # odd tags raise the last
         raise ConfigError(f"{path}: not valid YAML: {e}") from None
     _check_size(value, path)
     return value
@@ -79,6 +79,10 @@ def _loader() -> Any:
         merged = 0
         depth = 0
 
+        def __init__(self, stream: Any) -> None:
+            super().__init__(stream)
+            self.checked: Set[int] = set()
+
         def descend_resolver(self, current_node: Any, current_index: Any) -> None:
             """Called before each nested value; libyaml's loader would overflow the stack and end the process."""
             self.depth += 1
@@ -92,7 +96,9 @@ def _loader() -> Any:
             super().ascend_resolver()
 
         def flatten_mapping(self, node: Any) -> None:
-            self._refuse_doubles(node)
+            if id(node) not in self.checked:    # merged keys, written into the node by its first visit, are no doubles
+                self.checked.add(id(node))
+                self._refuse_doubles(node)
             super().flatten_mapping(node)
             self.merged += len(node.value)
             if self.merged > MAX_NODES:

@@ -10,6 +10,7 @@ import errno
 import math
 import os
 import signal
+import sys
 import threading
 import time
 from enum import IntEnum
@@ -32,7 +33,7 @@ from typing import (
 
 from ymir_exc import _files
 from ymir_exc.code import ExecutorReturnCode, ExecutorState
-from ymir_exc.errors import Failure, one_line
+from ymir_exc.errors import Failure, StorageError, one_line
 
 if TYPE_CHECKING:
     from ymir_exc.env import EnvConfig
@@ -94,6 +95,8 @@ def parse_record(text: str) -> Optional[Record]:
         task_id, timestamp, percent, state = head[0], float(head[1]), float(head[2]), int(head[3])
         code = int(head[4]) if len(head) > 4 else 0
     except (IndexError, ValueError):
+        return None
+    if not (math.isfinite(timestamp) and math.isfinite(percent)):
         return None
     return Record(task_id, timestamp, percent, state, code, head[5] if len(head) > 5 else "", tuple(lines[1:]))
 
@@ -180,19 +183,46 @@ class _Throttle:
         self.pending: Optional[Tuple[str, Record]] = None
         self.last: Optional[Tuple[str, Record]] = None
         self.next_write = 0.0
+        self.next_warning = 0.0
         self.wake: Optional[threading.Event] = None
 
     def put(self, path: str, record: Record) -> None:
+        """Write now or soon. Progress that cannot be written is no reason to end a training; an error that cannot, is raised."""
+        try:
+            self._put(path, record)
+        except StorageError as e:
+            if record.state != ExecutorState.ES_RUNNING:
+                raise
+            self._warn(e)
+
+    def _warn(self, error: StorageError) -> None:
+        """Once a minute: it will not be the last call."""
+        now = time.monotonic()
+        if now >= self.next_warning:
+            self.next_warning = now + 60.0
+            import logging
+            logging.getLogger(__name__).warning("progress was not written: %s", error)
+
+    def _put(self, path: str, record: Record) -> None:
         now = time.monotonic()
         with self.lock:
+            record = self._no_less(path, record)
             if self.last is not None and now < self.next_write and self._only_percent_changed(path, record):
                 self.pending = (path, record)
                 if self.wake is None:
                     self.wake = threading.Event()
                     threading.Thread(target=self._flush_loop, args=(self.wake,), name="ymir-monitor", daemon=True).start()
+                    _flush_at_end_of_worker()
                 self.wake.set()
                 return
             self._write(path, record)
+
+    def _no_less(self, path: str, record: Record) -> Record:
+        """Progress never goes back while a task runs; what was reported before stays."""
+        latest = self.pending or self.last
+        if latest is None or latest[0] != path or record.state != latest[1].state or record.task_id != latest[1].task_id:
+            return record
+        return record._replace(percent=max(record.percent, latest[1].percent))
 
     def _only_percent_changed(self, path: str, record: Record) -> bool:
         last_path, last = self.last or ("", record)
@@ -200,10 +230,10 @@ class _Throttle:
                 and last.return_code == record.return_code)
 
     def _write(self, path: str, record: Record) -> None:
-        self.pending = None
+        self.next_write = time.monotonic() + FLUSH_SECONDS
         write_record(path, record)
         self.last = (path, record)
-        self.next_write = time.monotonic() + FLUSH_SECONDS
+        self.pending = None
 
     def flush(self) -> None:
         with self.lock:
@@ -219,9 +249,8 @@ class _Throttle:
                 time.sleep(delay)
             try:
                 self.flush()
-            except OSError as e:    # the next call that writes says it to the program
-                import logging
-                logging.getLogger(__name__).warning("progress was not written: %s", e)
+            except StorageError as e:
+                self._warn(e)
 
 
 _writer = _Throttle()
@@ -236,6 +265,13 @@ def _flush_at_exit() -> None:
 atexit.register(_flush_at_exit)
 
 
+def _flush_at_end_of_worker() -> None:
+    """The children of `multiprocessing` end without calling what `atexit` knows."""
+    if "multiprocessing.util" in sys.modules:
+        from multiprocessing.util import Finalize
+        Finalize(None, _flush_at_exit, exitpriority=0)
+
+
 def write_monitor_logger(percent: float, state: ExecutorState = ExecutorState.ES_RUNNING,
                          return_code: ExecutorReturnCode = ExecutorReturnCode.RC_EXEC_NO_ERROR, message: str = "") -> None:
     """Report progress, or a failure.
@@ -246,9 +282,11 @@ def write_monitor_logger(percent: float, state: ExecutorState = ExecutorState.ES
         return_code: 0, or the platform's number of the failure.
         message: The reason of a failure, one line.
 
+    Progress never goes back within a process, and a disk that is full does not end the program for it: that is said in the log.
+
     Raises:
         ValueError: percent is NaN.
-        StorageError: The file could not be written.
+        StorageError: An error could not be written.
     """
     from ymir_exc import env
     if not env.is_main_rank():

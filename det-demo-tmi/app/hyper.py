@@ -64,8 +64,8 @@ def number(cfg: EasyDict, key: str, default: Number) -> Number:
 
 
 def class_names(cfg: EasyDict) -> list[str]:
-    """The classes to train, in the order in which annotations number them; raises ConfigError when there are none."""
+    """The classes, in the order in which annotations number them; raises ConfigError when there are none."""
     names = cfg.param.get("class_names")
     if not isinstance(names, (list, tuple)) or not names:
-        raise ConfigError(f"{cfg.ymir.input.config_file}: class_names is {names!r}", hint="name at least one class to train")
+        raise ConfigError(f"{cfg.ymir.input.config_file}: class_names is {names!r}", hint="name at least one class")
     return [str(name) for name in names]

@@ -31,7 +31,10 @@ class Detections(NamedTuple):
 def candidates(cfg: EasyDict, task: str) -> Iterator[tuple[str, Letterbox, Detections]]:
     """What the model that the platform hands in sees on the candidate images; reports progress and obeys a stop."""
     wanted, where = hyper.read(hyper.PredictHyper, cfg), device.pick(cfg)
-    model, _, size = checkpoint.load(str(util.pick_weight_file(cfg, suffix=".pt")))
+    model, known, size = checkpoint.load(str(util.pick_weight_file(cfg, suffix=".pt")))
+    names = hyper.class_names(cfg)
+    if names != known:
+        raise errors.ConfigError(f"{cfg.ymir.input.config_file}: class_names are {names}, the model was trained for {known}")
     model.to(where)
     paths = (path for path, _ in dataset_reader.item_paths(DatasetType.CANDIDATE))
     total = dataset_reader.items_count(DatasetType.CANDIDATE)

@@ -20,7 +20,7 @@ from evaluate import evaluate
 from loss import Losses, detection_loss
 from model import Detector, centres
 from optim import HOLD, Course, make_optimisers
-from predict import predict
+from predict import Detections, predict
 from ymir_exc import errors, monitor, result_writer, util
 from ymir_exc.env import DatasetType
 from ymir_exc.util import YmirStage
@@ -71,6 +71,7 @@ class Trainer:
         _log.info("%d images to train on, %d to evaluate on, %d classes, %s", len(self.data), len(self.val), len(self.class_names),
                   self.device)
         self.data.fill_cache(lambda done: self._report(done, YmirStage.PREPROCESS))
+        self.course.started = time.monotonic()    # reading the images is not training
         for epoch in count(1):
             self._train_epoch(epoch)
             done = self.course.progress
@@ -111,14 +112,19 @@ class Trainer:
     def _write_stage(self, name: str, most: int | None = None) -> None:
         """Evaluate on the validation images, or the first `most` of them, and add the model as it is now to the result."""
         started, truths = time.monotonic(), self.val[:most]
-        found = [detections for *_, detections in predict(self.model, [truth.path for truth in truths], self.size, EVALUATION)]
+        found: list[Detections] = []
+        for *_, detections in predict(self.model, [truth.path for truth in truths], self.size, EVALUATION):
+            found.append(detections)
+            if monitor.should_stop() and len(found) >= QUICK_IMAGES:    # little time is left: judge by what was seen
+                break
+        truths = truths[:len(found)]
         figures = evaluate(truths, found, len(self.class_names))
         checkpoint.save(Path(self.cfg.ymir.output.models_dir, name, checkpoint.FILE_NAME), self.model, self.class_names, self.size)
         result_writer.write_model_stage(name, [checkpoint.FILE_NAME], evaluation_result=figures)
         self.stages.append(name)
         self.board.curves(self.course.step, figures)
         self.board.pictures(self.course.step, truths[:8], found[:8], self.class_names, self.size)
-        self.course.reserve = time.monotonic() - started
+        self.course.reserve = max(self.course.reserve, time.monotonic() - started)
         _log.info("%s: mAP %.3f, mAP50 %.3f on %d images", name, figures["mAP"], figures["mAP50"], len(truths))
 
     def _stop(self, epoch: int) -> None:

@@ -217,9 +217,10 @@ class InferResultWriter:
         try:
             x, y, w, h = self._pixels(box, size)
             label = self._names[_index(class_id, len(self._names))]
+            is_finite = math.isfinite(score)
         except (ValueError, TypeError, OverflowError, IndexError) as e:
             raise ResultError(f"{image}: box {box!r} of class {class_id!r}: {e}") from None
-        if not math.isfinite(score):
+        if not is_finite:
             raise ResultError(f"{image}: a detection of {label} has the score {score}", hint="scores must be finite")
         if size is not None and (w < 1 or h < 1):
             return ""

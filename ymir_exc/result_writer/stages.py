@@ -142,8 +142,11 @@ def _tells_stage(name: str, stage: str) -> bool:
 
 
 def _is_newer(common: str, own: str) -> bool:
-    """Whether a stage that is written again has new weights in models_dir; else its own ones are what counts."""
-    return os.stat(common).st_mtime_ns > os.stat(own).st_mtime_ns
+    """Whether a stage that is written again has new weights in models_dir; else its own ones are what counts.
+
+    By the time of the last change of the file itself: the one of its content travels with `cp -p` and `shutil.copy2`.
+    """
+    return os.stat(common).st_ctime_ns > os.stat(own).st_ctime_ns
 
 
 def _found(models_dir: str, stage: str, name: str) -> Optional[str]:
