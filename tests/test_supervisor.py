@@ -586,8 +586,9 @@ def test_arguments_are_handed_on_byte_for_byte(supervised):
 
 
 def test_a_session_of_its_own_and_plain_signals(local):
-    done = local.run("sh", "-c", 'grep -E "^Sig(Blk|Ign)" /proc/self/status')
-    assert done.stdout.splitlines() == [b"SigBlk:\t" + b"0" * 16, b"SigIgn:\t" + b"0" * 16]
+    show = ["sh", "-c", 'grep -E "^Sig(Blk|Ign)" /proc/self/status']
+    # Not zero wherever the tests run: some parents ignore a real-time signal, and that is handed on.
+    assert local.run(*show).stdout == subprocess.run(show, capture_output=True, check=True).stdout
     assert local.python("import os; print(os.getpid() == os.getpgrp() == os.getsid(0))").stdout == b"True\n"
 
 

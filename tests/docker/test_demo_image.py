@@ -144,11 +144,18 @@ def no_weights(space):
     edit(space.env_file, lambda env: env["input"].update(candidate_index_file="/in/candidate-index.tsv"))
 
 
+def inference_without_class_names(space):
+    no_weights(space)
+    edit(space.env_file, lambda env: env.update(run_mining=False, run_infer=True))
+    without_class_names(space)
+
+
 @pytest.mark.parametrize(("spoil", "code", "status", "words"), [
     (without_class_names, 300001, 4, "class_names"), (broken_config, 300001, 4, "config.yaml"),
     (without_index, 300002, 4, "train-index.tsv"), (unset_index, 300002, 4, "training_index_file"),
     (empty_index, 300002, 4, "train-index.tsv"), (unreadable_image, 300003, 1, "broken.jpg"),
     (a_gpu, 300102, 1, "gpu_id"), (no_weights, 300004, 1, "model_params_path"),
+    (inference_without_class_names, 300001, 4, "class_names"),
 ])
 def test_each_fault_has_its_code_its_reason_and_costs_nothing(prepare, spoil, code, status, words):
     space = prepare("training", params={"max_seconds": 5})

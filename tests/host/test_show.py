@@ -1,6 +1,7 @@
 """What a person sees: on a terminal, in a log, as a picture."""
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import pty
@@ -21,14 +22,21 @@ def test_without_a_terminal_a_line_every_five_percent():
     assert lines[-1].split() == ["training:", "100", "%", "100.0", "s"]
 
 
+def read_all(terminal: int) -> bytes:
+    """What was written to a pseudo-terminal whose other end is closed: it comes in parts, and ends with an error."""
+    parts = []
+    with contextlib.suppress(OSError):
+        while True:
+            parts.append(os.read(terminal, 4096))
+    os.close(terminal)
+    return b"".join(parts)
+
+
 def test_on_a_terminal_a_live_bar():
     parent, child = pty.openpty()
-    with os.fdopen(child, "w") as stream:
-        with show.live("training", stream) as update:
-            update(Record("t0", 0.0, 0.5, 2), 1.0)
-        stream.flush()
-        shown = os.read(parent, 100_000).decode()
-    os.close(parent)
+    with os.fdopen(child, "w") as stream, show.live("training", stream) as update:
+        update(Record("t0", 0.0, 0.5, 2), 1.0)
+    shown = read_all(parent).decode()
     assert "training" in shown
     assert "50%" in shown
     assert "running" in shown
