@@ -97,7 +97,7 @@ def _report(runs: Dict[str, Any], out: Path) -> None:
     picture = out.resolve() / "detections.png"
     sheet.draw(picture, on_disk[:24], detections, class_names)
     show.table("Training", ["best stage", "mAP50", "mAP", "seconds"],
-               [[name, f"{stage.get('mAP50', 0):.3f}", f"{stage['mAP']:.3f}", f"{trained.seconds:.0f}"]], numbers=(1, 2, 3))
+               [[name, f"{stage['mAP50']:.3f}" if "mAP50" in stage else "-", f"{stage['mAP']:.3f}", f"{trained.seconds:.0f}"]], numbers=(1, 2, 3))
     show.table("Mining: the images most worth labelling", ["", "image", "score"],
                [[str(n), Path(path).name, f"{float(score):.4f}"] for n, (path, score) in enumerate(ranking[:5], 1)], numbers=(0, 2))
     boxes: List[Any] = [box for image in detections.values() for box in image["boxes"]]
