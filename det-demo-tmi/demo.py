@@ -96,8 +96,9 @@ def _report(runs: Dict[str, Any], out: Path) -> None:
     class_names = yaml.safe_load((inference.input / "config.yaml").read_text(encoding="utf-8"))["class_names"]
     picture = out.resolve() / "detections.png"
     sheet.draw(picture, on_disk[:24], detections, class_names)
+    map50 = f"{stage['mAP50']:.3f}" if "mAP50" in stage else "-"
     show.table("Training", ["best stage", "mAP50", "mAP", "seconds"],
-               [[name, f"{stage['mAP50']:.3f}" if "mAP50" in stage else "-", f"{stage['mAP']:.3f}", f"{trained.seconds:.0f}"]], numbers=(1, 2, 3))
+               [[name, map50, f"{stage['mAP']:.3f}", f"{trained.seconds:.0f}"]], numbers=(1, 2, 3))
     show.table("Mining: the images most worth labelling", ["", "image", "score"],
                [[str(n), Path(path).name, f"{float(score):.4f}"] for n, (path, score) in enumerate(ranking[:5], 1)], numbers=(0, 2))
     boxes: List[Any] = [box for image in detections.values() for box in image["boxes"]]
