@@ -8,29 +8,25 @@ from torch.nn import functional as F
 from data import Batch
 
 
-def augment(batch: Batch) -> Batch:
-    """Mirrored, turned by quarters and coloured differently; no box loses its tightness by that."""
-    images, boxes, size = batch.images.float(), batch.boxes, batch.images.shape[-1]
+def augment(batch: Batch, size: int) -> Batch:
+    """Mirrored, turned by quarters, in squares of another size, and coloured differently; no box loses its tightness by that."""
+    images, boxes, side = batch.images, batch.boxes, batch.images.shape[-1]
     mirrored = [2, 1, 0, 3], [0, 3, 2, 1]
     for axis, swap in enumerate(mirrored):    # left and right, then top and bottom
         coin, sides = _coin(images), torch.zeros(4, device=boxes.device)
         sides[[axis, axis + 2]] = 1
-        flipped = torch.where(sides > 0, size - boxes[..., swap], boxes)
+        flipped = torch.where(sides > 0, side - boxes[..., swap], boxes)
         images, boxes = _where(coin, images.flip(3 - axis), images), _where(coin, flipped, boxes)
     coin = _coin(images)
     images, boxes = _where(coin, images.transpose(2, 3), images), _where(coin, boxes[..., [1, 0, 3, 2]], boxes)
-    return Batch(_colour(images), boxes, batch.labels)
-
-
-def resize(batch: Batch, size: int) -> Batch:
-    """The batch in squares of another size."""
-    images = F.interpolate(batch.images, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
-    return Batch(images, batch.boxes * (size / batch.images.shape[-1]), batch.labels)
+    images = _where(_coin(images), images[:, torch.randperm(3, device=images.device)], images)
+    if size != side:
+        images = F.interpolate(images, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+    return Batch(_colour(images.float()), boxes * (size / side), batch.labels)
 
 
 def _colour(images: Tensor) -> Tensor:
-    """Channels in another order for half of the images; another contrast, and another brightness of each channel, for all."""
-    images = _where(_coin(images), images[:, torch.randperm(3, device=images.device)], images)
+    """Another contrast for each image, and another brightness for each of its channels."""
     gain = torch.empty(len(images), 1, 1, 1, device=images.device).uniform_(0.8, 1.2)
     shift = torch.empty(len(images), 3, 1, 1, device=images.device).uniform_(-12, 12)
     return (images - 115) * gain + 115 + shift

@@ -37,14 +37,14 @@ def load(path: str) -> tuple[Detector, list[str], int]:
 
 
 def start_from(path: str, model: Detector, class_names: list[str]) -> None:
-    """Take over the body, and of the class head the rows of the classes that both models know."""
+    """Take over the body, and of the layer that tells classes the rows of the classes that both models know."""
     content = _read(path)
     known: list[str] = content["class_names"]
     shared = [name for name in class_names if name in known]
     rows, old_rows = [class_names.index(name) for name in shared], [known.index(name) for name in shared]
     mine = model.state_dict()
     for key, weight in content["model"].items():
-        if key.startswith("class_head") and key in mine and mine[key].shape[1:] == weight.shape[1:]:
+        if key.startswith("class_last") and key in mine and mine[key].shape[1:] == weight.shape[1:]:
             mine[key][rows] = weight[old_rows]
         elif key in mine and mine[key].shape == weight.shape:
             mine[key].copy_(weight)

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from boxes import overlap
 from data import Batch
+from model import Detector, Predictions
 
 CELLS_PER_OBJECT = 9
 BOX_WEIGHT = 2.0
@@ -22,22 +23,26 @@ class Losses(NamedTuple):
     boxes: Tensor
 
 
-def detection_loss(logits: Tensor, boxes: Tensor, points: Tensor, batch: Batch) -> Losses:
-    """Quality focal loss (Li et al., 2020) for the classes, generalised IoU for the boxes.
+def detection_loss(model: Detector, predicted: Predictions, points: Tensor, batch: Batch) -> Losses:
+    """Quality focal loss (Li et al., 2020) for the classes, generalised IoU for the boxes, before and after they are refined.
 
-    The target of a class is the IoU that the predicted box reaches, so that scores come to rank boxes by how well they fit. Predictions
-    are logits `(B, A, C)` and boxes `(B, A, 4)` in pixels of the input, of cells with their middles at points `(A, 2)`.
+    The target of a class is the IoU that the refined box reaches, so that scores come to rank boxes by how well they fit. The middles of
+    the cells lie at points `(A, 2)`.
     """
+    logits, boxes, detail = predicted
     owner = assign(logits.detach(), boxes.detach(), points, batch)
-    image, cell = (owner >= 0).nonzero(as_tuple=True)
+    mine, cells = (owner >= 0).float().topk(max(1, int((owner >= 0).sum(1).max())), 1)    # of every image as many: some are nobody's
+    refined = model.refine(detail, boxes.gather(1, cells[..., None].expand(-1, -1, 4)))[mine > 0]
+    image, cell = mine.nonzero()[:, 0], cells[mine > 0]
     truth, count = owner[image, cell], max(1, len(image))
-    iou, giou = overlap(boxes[image, cell], batch.boxes[image, truth])
+    iou, giou = overlap(refined, batch.boxes[image, truth])
+    _, first_giou = overlap(boxes[image, cell], batch.boxes[image, truth])
     quality = torch.zeros_like(logits)
     quality[image, cell, batch.labels[image, truth]] = iou.detach()
     surprise = (quality - logits.detach().sigmoid()).abs() ** 2
     class_loss = (surprise * F.binary_cross_entropy_with_logits(logits, quality, reduction="none")).sum() / count
-    box_loss = (1 - giou).sum() / count
-    return Losses(class_loss + BOX_WEIGHT * box_loss, class_loss.detach(), box_loss.detach())
+    box_loss, first_loss = (1 - giou).sum() / count, (1 - first_giou).sum() / count
+    return Losses(class_loss + BOX_WEIGHT * (first_loss + box_loss), class_loss.detach(), box_loss.detach())
 
 
 def assign(logits: Tensor, boxes: Tensor, points: Tensor, batch: Batch) -> Tensor:

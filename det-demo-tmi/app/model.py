@@ -1,8 +1,11 @@
 """The detector: a small convolutional network that says for every 8 x 8 cell of the image what is there and where it ends.
 
-It is single-stage and anchor-free: one probability for each class and one box for each cell, no proposals and no prior box shapes.
+It is single-stage and anchor-free: one probability for each class and one box for each cell, no proposals and no prior box shapes. The
+boxes that matter, those of a few cells, are then refined by a second look at what lies within them.
 """
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +13,15 @@ from torch.nn import functional as F
 
 STRIDE = 8
 WIDTHS = (24, 48, 96)    # channels at strides 4, 8 and 16
+GRID, DETAIL = 7, 16    # a box is refined by what GRID x GRID points of it show in DETAIL channels
+
+
+class Predictions(NamedTuple):
+    """Of A = H/8 * W/8 cells, row by row."""
+
+    logits: Tensor    # (B, A, num_classes)
+    boxes: Tensor    # (B, A, 4) in pixels of the input
+    detail: Tensor    # (B, DETAIL, H/8, W/8), for `refine`
 
 
 class ConvBlock(nn.Sequential):
@@ -44,29 +56,36 @@ class Detector(nn.Module):
         self.detail, self.context = ConvBlock(middle, middle, 1), ConvBlock(coarse, middle, 1)
         self.merge = ConvBlock(middle, middle)
         self.class_tower, self.box_tower = ConvBlock(middle, middle), ConvBlock(middle, middle)
-        self.class_head, self.box_head = nn.Conv2d(middle, num_classes, 1), nn.Conv2d(middle, 4, 1)
-        for head, bias in ((self.class_head, -4.0), (self.box_head, 1.0)):    # all is background; boxes have sides of 2 * 8 * e pixels
-            nn.init.normal_(head.weight, std=0.01)
-            head.bias = nn.Parameter(torch.full((head.out_channels,), bias))
+        self.class_last, self.box_last = nn.Linear(middle, num_classes), nn.Linear(middle, 4)
+        self.look = nn.Linear(middle, DETAIL)
+        self.refiner, self.refiner_last = nn.Sequential(nn.Linear(GRID * GRID * DETAIL, 64), nn.SiLU()), nn.Linear(64, 4)
+        # At first all is background, boxes have sides of 2 * 8 * e pixels, and refining changes nothing.
+        for last, bias in ((self.class_last, -4.0), (self.box_last, 1.0), (self.refiner_last, 0.0)):
+            nn.init.normal_(last.weight, std=0.01)
+            nn.init.constant_(last.bias, bias)
         self.to(memory_format=torch.channels_last)    # type: ignore[call-overload]    # what convolutions on CPU and GPU are fastest in
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Predict from `(B, 3, H, W)`, 0..255, sides multiples of 16.
-
-        Returns:
-            Logits `(B, A, num_classes)` and boxes `(B, A, 4)` in pixels of the input, of A = H/8 * W/8 cells, row by row.
-        """
+    def forward(self, images: Tensor) -> Predictions:
+        """Predict from `(B, 3, H, W)`, 0..255, sides multiples of 16."""
         x = ((images.float() - 115) / 64).contiguous(memory_format=torch.channels_last)
         fine = self.stage8(self.stem(x))
         coarse = self.stage16(fine)
         merged = self.merge(self.detail(fine) + F.interpolate(self.context(coarse), scale_factor=2.0, mode="nearest"))
-        logits = self.class_head(self.class_tower(merged)).float()
-        distances = self.box_head(self.box_tower(merged)).float().clamp(max=6).exp() * STRIDE
-        return _rows(logits), decode(_rows(distances), centres(images))
+        of_class, of_box = (tower(merged).permute(0, 2, 3, 1) for tower in (self.class_tower, self.box_tower))
+        distances = self.box_last(of_box).flatten(1, 2).float().clamp(max=6).exp() * STRIDE
+        return Predictions(self.class_last(of_class).flatten(1, 2).float(), decode(distances, centres(images)),
+                           self.look(of_box).permute(0, 3, 1, 2).float())
 
-
-def _rows(maps: Tensor) -> Tensor:
-    return maps.flatten(2).transpose(1, 2)
+    def refine(self, detail: Tensor, boxes: Tensor) -> Tensor:
+        """Move the edges of `(B, K, 4)` boxes to where a second look sees them; the gradient does not reach the given boxes."""
+        given = boxes.detach()
+        sides = (given[..., 2:] - given[..., :2]).clamp(min=1)
+        steps = torch.linspace(-0.52, 0.52, GRID, device=given.device)    # from a little beyond one edge to a little beyond the other
+        points = (given[..., :2] + given[..., 2:])[:, :, None] / 2 + sides[:, :, None] * torch.cartesian_prod(steps, steps).flip(1)
+        size = given.new_tensor([detail.shape[3], detail.shape[2]]) * STRIDE
+        seen = F.grid_sample(detail, points / size * 2 - 1, align_corners=False)    # (B, DETAIL, K, GRID * GRID)
+        moves = self.refiner_last(self.refiner(seen.permute(0, 2, 3, 1).flatten(2)))
+        return given + moves.float() * sides.repeat(1, 1, 2) / 2
 
 
 def centres(images: Tensor) -> Tensor:

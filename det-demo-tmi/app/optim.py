@@ -1,4 +1,4 @@
-"""Muon for convolution kernels, AdamW for everything else, and the learning rate's course.
+"""Muon for weight matrices and kernels, AdamW for everything else, and the learning rate's course.
 
 Muon (Jordan et al., 2024) replaces the momentum of a weight matrix by the nearest orthogonal matrix, so that every direction of the
 matrix learns at the same pace. From scratch and with few images that takes a fraction of the steps that AdamW takes.
@@ -54,10 +54,10 @@ class Muon(torch.optim.Optimizer):
 
 
 def make_optimisers(model: nn.Module, learning_rate: float) -> list[torch.optim.Optimizer]:
-    """Muon for the kernels of the body; AdamW at a tenth of the rate for the heads and the normalisation."""
-    kernels = [weight for name, weight in model.named_parameters() if weight.ndim == 4 and "_head" not in name]
-    rest = [weight for name, weight in model.named_parameters() if weight.ndim != 4 or "_head" in name]
-    return [Muon(kernels, learning_rate), torch.optim.AdamW(rest, learning_rate / 10, betas=(0.9, 0.99), weight_decay=0.0)]
+    """Muon for all that turns features into features; AdamW at a tenth of the rate for the last layers, biases and normalisation."""
+    inner = [weight for name, weight in model.named_parameters() if weight.ndim > 1 and "_last" not in name]
+    rest = [weight for name, weight in model.named_parameters() if weight.ndim == 1 or "_last" in name]
+    return [Muon(inner, learning_rate), torch.optim.AdamW(rest, learning_rate / 10, betas=(0.9, 0.99), weight_decay=0.0)]
 
 
 @dataclass

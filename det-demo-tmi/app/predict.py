@@ -58,12 +58,13 @@ def predict(model: Detector, paths: Iterable[str], size: int, wanted: hyper.Pred
 def detect(model: Detector, images: Tensor, places: Sequence[Letterbox], wanted: hyper.PredictHyper) -> list[Detections]:
     """What a model in `eval()` mode finds on images `(B, 3, S, S)`, 0..255, that lie in their squares as `places` says."""
     with device.mixed_precision(images.device):
-        logits, boxes = model(images)
-    probabilities = logits.sigmoid()
+        predicted = model(images)
+    probabilities = predicted.logits.sigmoid()
     scores, labels = probabilities.max(-1)
     scores, best = scores.topk(min(3 * wanted.max_detections, scores.shape[1]), -1)
     image = torch.arange(len(images), device=images.device)[:, None]
-    boxes, labels, probabilities = boxes[image, best], labels[image, best], probabilities[image, best]
+    labels, probabilities = labels[image, best], probabilities[image, best]
+    boxes = model.refine(predicted.detail, predicted.boxes[image, best])
     keep = nms(boxes, labels, wanted.iou_threshold) & (scores >= wanted.conf_threshold)
     found = []
     for place, kept, *parts in zip(places, keep.cpu(), boxes.cpu(), scores.cpu(), labels.cpu(), probabilities.cpu()):

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import time
 from itertools import count
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch.utils.data import DataLoader
 import checkpoint
 import device
 import hyper
-from augment import augment, resize
+from augment import augment
 from board import Board
 from data import Batch, DetectionDataset, collate, read_truths
 from evaluate import evaluate
@@ -26,6 +27,7 @@ from ymir_exc.env import DatasetType
 from ymir_exc.util import YmirStage
 
 LOG_SECONDS = 5.0
+SETTLE = 0.9    # fraction of the training after which the size of the images varies no more
 STOP_SECONDS = 3.0    # docker grants ten between the request to stop and the end; an evaluation may take three of them
 QUICK_IMAGES = 32    # how many an evaluation looks at when it must be quick
 EVALUATION = hyper.PredictHyper(conf_threshold=0.01)
@@ -51,6 +53,7 @@ class Trainer:
     def __init__(self, cfg: EasyDict) -> None:
         self.cfg, self.wanted = cfg, hyper.read(hyper.TrainingHyper, cfg)
         self.class_names, self.size, self.device = hyper.class_names(cfg), self.wanted.input_size, device.pick(cfg)
+        random.seed(self.wanted.seed)
         torch.manual_seed(self.wanted.seed)
         self.val = read_truths(DatasetType.VALIDATION)
         self.data = DetectionDataset(read_truths(DatasetType.TRAINING), self.size, self.wanted.cache_mb)
@@ -92,13 +95,16 @@ class Trainer:
                 return
 
     def _train_step(self, batch: Batch) -> Losses:
-        """One batch. While the learning rate is high the images are smaller, which is cheaper; detail is learned at the end."""
-        batch = augment(batch)
-        if self.course.progress < HOLD:
-            batch = resize(batch, max(32, self.size * 2 // 3 // 32 * 32))
+        """One batch. While the learning rate is high the images are smaller, which is cheaper; detail is learned at the end.
+
+        Their size varies, so that objects of every size are seen, until the model settles on the size that it will be used with.
+        """
+        done = self.course.progress
+        scales = (1 / 2, 2 / 3, 5 / 6) if done < HOLD else (5 / 6, 1, 7 / 6) if done < SETTLE else (1,)
+        batch = augment(batch, max(32, round(self.size * random.choice(scales) / 32) * 32))
         with device.mixed_precision(self.device):
-            logits, boxes = self.model(batch.images)
-        losses = detection_loss(logits, boxes, centres(batch.images), batch)
+            predicted = self.model(batch.images)
+        losses = detection_loss(self.model, predicted, centres(batch.images), batch)
         if not torch.isfinite(losses.total):
             raise errors.NanError(f"the loss became {losses.total.item()} in step {self.course.step}", hint="lower learning_rate")
         losses.total.backward()  # type: ignore[no-untyped-call]

@@ -37,13 +37,13 @@ def test_shared_classes_keep_their_weights(saved, caplog):
     path, old = saved
     torch.manual_seed(2)
     new = Detector(2)
-    fresh = new.class_head.weight.detach().clone()
+    fresh = new.class_last.weight.detach().clone()
     with caplog.at_level(logging.INFO):
         checkpoint.start_from(str(path), new, ["cow", "pig"])
-    assert torch.equal(new.class_head.weight[0], old.class_head.weight[2])
-    assert torch.equal(new.class_head.weight[1], fresh[1])
+    assert torch.equal(new.class_last.weight[0], old.class_last.weight[2])
+    assert torch.equal(new.class_last.weight[1], fresh[1])
     assert torch.equal(new.stem[0][0].weight, old.stem[0][0].weight)
-    assert torch.equal(new.box_head.weight, old.box_head.weight)
+    assert torch.equal(new.box_last.weight, old.box_last.weight)
     assert "known classes: cow; new: pig" in caplog.text
 
 

@@ -8,19 +8,23 @@ import torch
 
 import hyper
 from data import fit
-from model import Detector
+from model import Detector, Predictions
 from predict import detect, entropy
 
 
 class Fixed(torch.nn.Module):
-    """A model that says what it is told."""
+    """A model that says what it is told, and moves every box by 1 to the right when asked to refine it."""
 
     def __init__(self, logits, boxes):
         super().__init__()
-        self.says = torch.tensor([logits]), torch.tensor([boxes])
+        self.says = Predictions(torch.tensor([logits]), torch.tensor([boxes]) - torch.tensor([1., 0, 1, 0]), torch.zeros(1, 16, 8, 8))
 
     def forward(self, images):
         return self.says
+
+    def refine(self, detail, boxes):
+        assert detail is self.says.detail
+        return boxes + torch.tensor([1., 0, 1, 0])
 
 
 def found(logits, boxes, place=None, **wanted):

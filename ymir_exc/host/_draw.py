@@ -20,12 +20,12 @@ from PIL import Image, ImageDraw, ImageFilter
 from ymir_exc.host import _shapes
 from ymir_exc.host._shapes import CLASS_NAMES, Layer
 
-CLASS_SHARES = (0.55, 0.28, 0.17)
+CLASS_SHARES = (0.46, 0.32, 0.22)
 SPLITS = ("train", "val", "candidate")
 
 _BASE_SIZE = 192  # the object sizes below are for pictures of this side
-_SIDE_RANGE = (36.0, 100.0)
-_MIN_VISIBLE = 0.7  # of an object's own pixels; the rest may be covered or lie outside the picture
+_SIDE_RANGE = (48.0, 112.0)
+_MIN_VISIBLE = 0.85  # of an object's own pixels; the rest may be covered or lie outside the picture
 _SUPERSAMPLE = 4
 _PLACE_TRIES = 12
 _NO_CLASS = -1
@@ -122,12 +122,12 @@ def _plan_candidate(rng: np.random.RandomState) -> List[int]:
     if kind < 0.52:
         return [0] * _object_count(rng)
     if kind < 0.85:
-        return _choose_classes(rng, _object_count(rng), CLASS_SHARES)
+        return _choose_classes(rng, _object_count(rng), (0.70, 0.18, 0.12))
     return _choose_classes(rng, int(rng.randint(3, 6)), (0.10, 0.35, 0.55))
 
 
 def _object_count(rng: np.random.RandomState) -> int:
-    return 1 + int(rng.choice(5, p=(0.30, 0.32, 0.22, 0.11, 0.05)))
+    return 1 + int(rng.choice(5, p=(0.18, 0.30, 0.27, 0.16, 0.09)))
 
 
 def _distractor_count(rng: np.random.RandomState) -> int:
@@ -238,13 +238,13 @@ def _nearby(rng: np.random.RandomState, colour: Colour, reach: float) -> Colour:
     return (float(moved[0]), float(moved[1]), float(moved[2]))
 
 
-def _contrasting(rng: np.random.RandomState, against: Colour) -> Colour:
-    """A colour that a person tells from ``against`` at a glance."""
+def _contrasting(draw: Callable[[], Colour], against: Colour, distance_wanted: float) -> Colour:
+    """One of a few drawn colours that a person tells from ``against`` at a glance: the first far enough, or the farthest."""
     best, best_distance = against, -1.0
     for _ in range(6):
-        colour = _colour(rng, (0.35, 0.95), (0.40, 1.0))
-        distance = math.sqrt(sum((a - b) ** 2 for a, b in zip(colour, against)))
-        if distance > 0.55:
+        colour = draw()
+        distance = math.dist(colour, against)
+        if distance > distance_wanted:
             return colour
         if distance > best_distance:
             best, best_distance = colour, distance
@@ -288,8 +288,8 @@ def _draw_object(rng: np.random.RandomState, class_index: int, size: int, agains
 
 def _tones(rng: np.random.RandomState, against: Colour) -> Dict[str, Tuple[int, int, int]]:
     """RGB 0..255 for each tone name, all from one base colour that stands out from ``against``."""
-    base = _contrasting(rng, against)
-    accent = _nearby(rng, base, 0.30)
+    base = _contrasting(lambda: _colour(rng, (0.35, 0.95), (0.40, 1.0)), against, 0.55)
+    accent = _contrasting(lambda: _nearby(rng, base, 0.30), against, 0.45)
     white = (0.95, 0.95, 0.92)
     mixed: Dict[str, Colour] = {
         "base": base, "accent": accent, "white": white, "black": (0.07, 0.07, 0.09),

@@ -53,8 +53,8 @@ def gear(rng: RandomState) -> List[Layer]:
 
 def fish(rng: RandomState) -> List[Layer]:
     """A fish from the side, nose to the left: body, forked tail, two fins, an eye, up to three stripes."""
-    height, fork = rng.uniform(0.34, 0.48), rng.uniform(0.62, 0.80)
-    tail = [(0.40, 0.0), (1.0, -0.52), (fork, 0.0), (1.0, 0.52)]
+    height, fork = rng.uniform(0.40, 0.52), rng.uniform(0.62, 0.80)
+    tail = [(0.40, 0.0), (0.84, -0.50), (1.0, -0.42), (fork, 0.0), (1.0, 0.42), (0.84, 0.50)]
     upper = [(-0.42, -height * 0.8), (-0.05, -height - 0.24), (0.28, -height - 0.10), (0.30, -height * 0.5)]
     lower = [(-0.15, height * 0.9), (0.12, height + 0.20), (0.25, height * 0.6)]
     layers = [Layer("accent", tail), Layer("accent", upper), Layer("accent", lower),
