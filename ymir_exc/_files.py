@@ -9,7 +9,7 @@ import contextlib
 import errno
 import os
 import stat
-import threading
+from _thread import get_ident
 from typing import IO, Iterator, Optional, Union, cast
 
 from ymir_exc.errors import StorageError, YmirError
@@ -50,9 +50,8 @@ def write_bytes(path: PathLike, data: bytes, *, sync: bool = True, shared: bool 
     Raises:
         StorageError: The file could not be written; the earlier content is intact.
     """
-    target = os.path.realpath(path)
     try:
-        _replace(target, data, sync, 0o666 if shared else 0)
+        _replace(os.fspath(path), data, sync, 0o666 if shared else 0)
     except OSError as e:
         raise storage_error(path, e) from e
 
@@ -73,7 +72,10 @@ def overwrite_bytes(path: PathLike, data: bytes) -> None:
 
 def _replace(target: str, data: bytes, sync: bool, allow: int) -> None:
     try:
-        mode = os.stat(target).st_mode
+        mode = os.lstat(target).st_mode
+        if stat.S_ISLNK(mode):    # looked for first, because to follow each folder of the path would take longer than the rest
+            target = os.path.realpath(target)
+            mode = os.stat(target).st_mode
     except FileNotFoundError:
         mode = 0
     if mode and not stat.S_ISREG(mode):
@@ -148,15 +150,17 @@ def _write_all(fd: int, data: bytes) -> None:
 
 def _widen(fd: int, old_mode: int) -> None:
     """Keep what the earlier file allowed to others: the platform's uid may be another one."""
-    wanted = stat.S_IMODE(os.fstat(fd).st_mode) | (old_mode & 0o666)
-    with contextlib.suppress(OSError):
-        os.fchmod(fd, wanted)
+    mode = stat.S_IMODE(os.fstat(fd).st_mode)
+    wanted = mode | (old_mode & 0o666)
+    if wanted != mode:
+        with contextlib.suppress(OSError):
+            os.fchmod(fd, wanted)
 
 
 def _temp_name(target: str) -> str:
     folder, name = os.path.split(target)
     # The thread is in the name for two threads, a random part for two containers that share a folder and a pid.
-    unique = f"{os.getpid()}-{threading.get_ident():x}-{os.urandom(3).hex()}"
+    unique = f"{os.getpid()}-{get_ident():x}-{os.urandom(3).hex()}"
     return os.path.join(folder, f".{name[:180]}{_TEMP_MARK}{unique}")
 
 
@@ -171,13 +175,15 @@ def sync_folder(folder: str) -> None:
 
 
 @contextlib.contextmanager
-def open_atomic(path: PathLike, *, buffering: int = 1 << 20, follow_links: bool = True) -> Iterator[IO[bytes]]:
+def open_atomic(path: PathLike, *, buffering: int = 1 << 20, follow_links: bool = True,
+                shared: bool = False) -> Iterator[IO[bytes]]:
     """Write a large file piece by piece; it appears whole when the block ends, or not at all when it raises.
 
     Args:
         path: The target. Its folder must exist.
         buffering: Bytes held before a write.
         follow_links: Write to what a link names; otherwise the file takes the link's place.
+        shared: As of `write_bytes`.
 
     Yields:
         A binary file.
@@ -197,7 +203,7 @@ def open_atomic(path: PathLike, *, buffering: int = 1 << 20, follow_links: bool 
         with sink:
             yield sink
             sink.flush()
-            _widen(sink.fileno(), old_mode)
+            _widen(sink.fileno(), old_mode | (0o666 if shared else 0))
             os.fsync(sink.fileno())
         _publish(temp, target, None, True)
     except BaseException as e:

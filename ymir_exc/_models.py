@@ -1,15 +1,33 @@
-"""The pydantic models behind `ymir_exc.env` and `ymir_exc.result_writer`, which offer them under their public names.
+"""The models behind `ymir_exc.env` and `ymir_exc.result_writer`, which offer them under their public names.
 
-They take what images in the wild hand them: numbers where text is declared, fractions where pixels are, tensors where a float is.
+They behave as pydantic's do, and take what images in the wild hand them: numbers where text is declared, fractions where pixels are,
+tensors where a float is. A value that has the declared type, or is brought to it by a function of this file, is taken; about any other
+pydantic is asked, which takes long to load, and its verdict, values or `ValidationError`, is what the caller gets.
 """
-from typing import Any, Dict, Type, TypeVar
+from __future__ import annotations
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
-from typing_extensions import Annotated
+from typing import Any, Callable, ClassVar, Dict, Iterator, Mapping, Optional, Tuple, Type, TypeVar
 
-from ymir_exc.env import INPUT_DEFAULTS, OUTPUT_DEFAULTS, TASK_DEFAULTS
+from ymir_exc import settings
 
 _M = TypeVar("_M", bound="Model")
+
+# What a key means when env.yaml lacks it (contract 2.1). The config file's place is taken at import, as older images expect.
+INPUT_DEFAULTS: Mapping[str, str] = {
+    "root_dir": "/in", "assets_dir": "/in/assets", "annotations_dir": "/in/annotations", "models_dir": "/in/models",
+    "training_index_file": "", "val_index_file": "", "candidate_index_file": "",
+    "config_file": settings.DEFAULT_CONFIG_FILE_PATH,
+}
+OUTPUT_DEFAULTS: Mapping[str, str] = {
+    "root_dir": "/out", "models_dir": "/out/models", "tensorboard_dir": "/out/tensorboard",
+    "training_result_file": "/out/models/result.yaml", "mining_result_file": "/out/result.tsv",
+    "infer_result_file": "/out/infer-result.json", "monitor_file": "/out/monitor.txt",
+    "executor_log_file": "/out/ymir-executor-out.log",
+}
+TASK_DEFAULTS: Mapping[str, Any] = {
+    "task_id": "default-task", "protocol_version": "0.0.1", "run_training": False, "run_mining": False, "run_infer": False,
+    "manifest_file": "/img-man/manifest.yaml",
+}
 
 
 def _to_text(value: Any) -> Any:
@@ -26,7 +44,7 @@ def _to_pixel(value: Any) -> Any:
     if value is None:
         raise ValueError("must be a number")
     try:
-        return int(value)
+        return int(value.item() if getattr(value, "size", 0) == 1 else value)    # numpy 2 refuses int() of an array of one
     except (TypeError, ValueError, OverflowError):
         raise ValueError("must be a whole number, or one that can be cut to it") from None
 
@@ -36,77 +54,204 @@ def _to_score(value: Any) -> Any:
     if type(value) is float:
         return value
     try:
-        return float(value)
-    except (TypeError, ValueError):
-        item = getattr(value, "item", None)    # numpy 2 refuses float() of a one-element array
-        if item is not None and getattr(value, "size", 0) == 1:
-            return float(item())
+        return float(value.item() if getattr(value, "size", 0) == 1 else value)
+    except (TypeError, ValueError, OverflowError):
         raise ValueError("must be a number") from None
 
 
-Text = Annotated[str, BeforeValidator(_to_text)]
-Pixel = Annotated[int, BeforeValidator(_to_pixel)]
-Score = Annotated[float, BeforeValidator(_to_score)]
+_CONVERT: Mapping[type, Callable[[Any], Any]] = {str: _to_text, int: _to_pixel, float: _to_score}
+_DECLARED: Dict[str, type] = {"str": str, "int": int, "float": float, "bool": bool}
 
 
-class Model(BaseModel):
-    """Common manners: unknown keys are dropped, assignment is not validated, the names of pydantic 1 stay."""
+class _Fields:
+    """`model_fields` as pydantic tells them, when somebody asks."""
 
-    model_config = ConfigDict(extra="ignore", protected_namespaces=())
+    def __get__(self, _: Any, owner: Type[Model]) -> Mapping[str, Any]:
+        fields: Mapping[str, Any] = owner._in_pydantic().model_fields
+        return fields
 
-    def dict(self, **options: Any) -> Dict[str, Any]:
-        """As plain nested dicts."""
-        return self.model_dump(**options)
 
-    def copy(self: _M, *, deep: bool = False, update: Any = None, **_: Any) -> _M:
-        """A copy; nested models are shared unless `deep`."""
-        return self.model_copy(deep=deep, update=update)
+class Model:
+    """Common manners: keywords only, unknown keys are dropped, assignment is not validated; the names of pydantic 1 and 2."""
 
-    def json(self, **options: Any) -> str:
-        """As JSON text."""
-        return self.model_dump_json(**options)
+    model_fields: ClassVar = _Fields()
+    _types: ClassVar[Dict[str, Any]] = {}
+    _exact: ClassVar[Tuple[Tuple[str, ...], Tuple[Any, ...]]] = ((), ())
+    _defaults: ClassVar[Dict[str, Any]] = {}
+    _pydantic: ClassVar[Any] = None
+
+    def __init_subclass__(cls) -> None:
+        if cls.__module__ == __name__:
+            _DECLARED[cls.__name__] = cls
+        own = cls.__dict__.get("__annotations__", {})
+        if not set(map(str, own.values())) <= set(_DECLARED):    # a subclass elsewhere, which may declare anything that pydantic knows
+            from typing import get_type_hints
+            own = {name: get_type_hints(cls)[name] for name in own}
+        cls._types = {**cls._types, **{name: _DECLARED.get(str(declared), declared) for name, declared in own.items()}}
+        cls._exact = tuple(cls._types), tuple(cls._types.values())
+        cls._defaults = {name: getattr(cls, name) for name in cls._types if hasattr(cls, name)}
+        cls._pydantic = None
+
+    def __init__(self, **values: Any) -> None:
+        if (tuple(values), tuple(map(type, values.values()))) != self._exact:
+            values = _checked(type(self), values)
+        object.__setattr__(self, "__dict__", values)
 
     @classmethod
     def parse_obj(cls: Type[_M], obj: Any) -> _M:
         """From plain nested dicts."""
-        return cls.model_validate(obj)
+        return obj if isinstance(obj, cls) else made_of(cls, _checked(cls, obj))
+
+    def dict(self, **options: Any) -> Dict[str, Any]:
+        """As plain nested dicts; the options are pydantic's."""
+        if options:
+            made: Dict[str, Any] = self._as_pydantic().model_dump(**options)
+            return made
+        return {name: value.dict() if isinstance(value, Model) else value for name, value in self}
+
+    def json(self, **options: Any) -> str:
+        """As JSON text; the options are pydantic's."""
+        text: str = self._as_pydantic().model_dump_json(**options)
+        return text
+
+    def copy(self: _M, *, deep: bool = False, update: Optional[Mapping[str, Any]] = None, **_: Any) -> _M:
+        """A copy; nested models are shared unless `deep`."""
+        if deep:
+            import copy
+            return made_of(type(self), {**copy.deepcopy(self.__dict__), **(update or {})})
+        return made_of(type(self), {**self.__dict__, **(update or {})})
+
+    model_validate, model_dump, model_dump_json, model_copy = parse_obj, dict, json, copy
+
+    def __iter__(self) -> Iterator[Tuple[str, Any]]:
+        return iter(self.__dict__.items())
+
+    def __eq__(self, other: object) -> bool:
+        return self.__dict__ == other.__dict__ if type(self) is type(other) else NotImplemented
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in self._types:
+            raise ValueError(f'"{type(self).__name__}" object has no field "{name}"')
+        self.__dict__[name] = value
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self)})"
+
+    def __str__(self) -> str:
+        return " ".join(f"{name}={value!r}" for name, value in self)
+
+    def _as_pydantic(self) -> Any:
+        values = {name: value._as_pydantic() if isinstance(value, Model) else value for name, value in self}
+        return self._in_pydantic().model_construct(**values)
+
+    @classmethod
+    def _in_pydantic(cls) -> Any:
+        """The same model, declared to pydantic."""
+        if cls._pydantic is None:
+            from pydantic import BeforeValidator, ConfigDict, create_model
+            from typing_extensions import Annotated
+            fields: Dict[str, Any] = {}
+            for name, declared in cls._types.items():
+                if declared in (str, int, float):
+                    declared = Annotated[declared, BeforeValidator(_CONVERT[declared])]
+                elif isinstance(declared, type) and issubclass(declared, Model):
+                    declared = declared._in_pydantic()
+                fields[name] = (declared, cls._defaults.get(name, ...))
+            cls._pydantic = create_model(cls.__name__, __config__=ConfigDict(extra="ignore", protected_namespaces=()), **fields)
+        return cls._pydantic
+
+
+def made_of(kind: Type[_M], values: Dict[str, Any]) -> _M:
+    """An object with these very values of all fields; nothing is checked."""
+    made = object.__new__(kind)
+    made.__dict__.update(values)
+    return made
+
+
+def _checked(kind: Type[Model], values: Any) -> Dict[str, Any]:
+    """The values of all fields, converted.
+
+    Raises:
+        ValidationError: pydantic's; a value is missing or cannot be converted.
+    """
+    found = _converted(kind, values) if isinstance(values, dict) else None
+    if found is not None:
+        return found
+    if isinstance(values, dict):
+        values = {name: value.dict() if isinstance(value, Model) else value for name, value in values.items()}
+    return _back(kind, kind._in_pydantic().model_validate(values))
+
+
+def _converted(kind: Type[Model], values: Dict[Any, Any]) -> Optional[Dict[str, Any]]:
+    """The values of all fields, or None when this file does not know how to convert one."""
+    found: Dict[str, Any] = {}
+    for name, declared in kind._types.items():
+        if name not in values:
+            if name not in kind._defaults:
+                return None
+            default = kind._defaults[name]
+            found[name] = default.copy() if isinstance(default, Model) else default
+            continue
+        value = values[name]
+        if isinstance(declared, type) and issubclass(declared, Model):
+            if isinstance(value, dict):
+                inner = _converted(declared, value)
+                value = None if inner is None else made_of(declared, inner)
+            if not isinstance(value, declared):
+                return None
+        elif type(value) is not declared:
+            try:
+                value = _CONVERT[declared](value)
+            except (KeyError, ValueError):
+                return None
+            if type(value) is not declared:
+                return None
+        found[name] = value
+    return found
+
+
+def _back(kind: Type[Model], made: Any) -> Dict[str, Any]:
+    """The values of pydantic's object."""
+    found = {name: getattr(made, name) for name in kind._types}
+    inner = {name: kind._types[name] for name in found if isinstance(kind._types[name], type) and issubclass(kind._types[name], Model)}
+    return {**found, **{name: made_of(declared, _back(declared, found[name])) for name, declared in inner.items()}}
 
 
 class EnvInputConfig(Model):
     """`input:` of env.yaml; paths inside the container."""
 
-    root_dir: Text = INPUT_DEFAULTS["root_dir"]
-    assets_dir: Text = INPUT_DEFAULTS["assets_dir"]
-    annotations_dir: Text = INPUT_DEFAULTS["annotations_dir"]
-    models_dir: Text = INPUT_DEFAULTS["models_dir"]
-    training_index_file: Text = INPUT_DEFAULTS["training_index_file"]
-    val_index_file: Text = INPUT_DEFAULTS["val_index_file"]
-    candidate_index_file: Text = INPUT_DEFAULTS["candidate_index_file"]
-    config_file: Text = INPUT_DEFAULTS["config_file"]
+    root_dir: str = INPUT_DEFAULTS["root_dir"]
+    assets_dir: str = INPUT_DEFAULTS["assets_dir"]
+    annotations_dir: str = INPUT_DEFAULTS["annotations_dir"]
+    models_dir: str = INPUT_DEFAULTS["models_dir"]
+    training_index_file: str = INPUT_DEFAULTS["training_index_file"]
+    val_index_file: str = INPUT_DEFAULTS["val_index_file"]
+    candidate_index_file: str = INPUT_DEFAULTS["candidate_index_file"]
+    config_file: str = INPUT_DEFAULTS["config_file"]
 
 
 class EnvOutputConfig(Model):
     """`output:` of env.yaml; paths inside the container."""
 
-    root_dir: Text = OUTPUT_DEFAULTS["root_dir"]
-    models_dir: Text = OUTPUT_DEFAULTS["models_dir"]
-    tensorboard_dir: Text = OUTPUT_DEFAULTS["tensorboard_dir"]
-    training_result_file: Text = OUTPUT_DEFAULTS["training_result_file"]
-    mining_result_file: Text = OUTPUT_DEFAULTS["mining_result_file"]
-    infer_result_file: Text = OUTPUT_DEFAULTS["infer_result_file"]
-    monitor_file: Text = OUTPUT_DEFAULTS["monitor_file"]
-    executor_log_file: Text = OUTPUT_DEFAULTS["executor_log_file"]
+    root_dir: str = OUTPUT_DEFAULTS["root_dir"]
+    models_dir: str = OUTPUT_DEFAULTS["models_dir"]
+    tensorboard_dir: str = OUTPUT_DEFAULTS["tensorboard_dir"]
+    training_result_file: str = OUTPUT_DEFAULTS["training_result_file"]
+    mining_result_file: str = OUTPUT_DEFAULTS["mining_result_file"]
+    infer_result_file: str = OUTPUT_DEFAULTS["infer_result_file"]
+    monitor_file: str = OUTPUT_DEFAULTS["monitor_file"]
+    executor_log_file: str = OUTPUT_DEFAULTS["executor_log_file"]
 
 
 class EnvConfig(Model):
     """The whole env.yaml (contract 2.1)."""
 
-    task_id: Text = TASK_DEFAULTS["task_id"]
-    protocol_version: Text = TASK_DEFAULTS["protocol_version"]
+    task_id: str = TASK_DEFAULTS["task_id"]
+    protocol_version: str = TASK_DEFAULTS["protocol_version"]
     run_training: bool = TASK_DEFAULTS["run_training"]
     run_mining: bool = TASK_DEFAULTS["run_mining"]
     run_infer: bool = TASK_DEFAULTS["run_infer"]
-    manifest_file: Text = TASK_DEFAULTS["manifest_file"]
+    manifest_file: str = TASK_DEFAULTS["manifest_file"]
     input: EnvInputConfig = EnvInputConfig()
     output: EnvOutputConfig = EnvOutputConfig()
 
@@ -114,27 +259,20 @@ class EnvConfig(Model):
 class Box(Model):
     """A box in pixels: `x`, `y` the upper left corner, `w`, `h` the extent; fractions are cut towards zero."""
 
-    x: Pixel
-    y: Pixel
-    w: Pixel
-    h: Pixel
+    x: int
+    y: int
+    w: int
+    h: int
 
 
 class Annotation(Model):
     """One detected object."""
 
-    class_name: Text
-    score: Score
+    class_name: str
+    score: float
     box: Box
 
 
-def _publish_as(module: str, *models: Type[BaseModel]) -> None:
-    """Name the public home: there pickles of older images look for them."""
-    for model in models:
-        model.__module__ = module
-
-
-_publish_as("ymir_exc.env", EnvInputConfig, EnvOutputConfig, EnvConfig)
-_publish_as("ymir_exc.result_writer", Box, Annotation)
-
-
+# The public homes: there pickles of older images look for them.
+EnvInputConfig.__module__ = EnvOutputConfig.__module__ = EnvConfig.__module__ = "ymir_exc.env"
+Box.__module__ = Annotation.__module__ = "ymir_exc.result_writer"

@@ -186,7 +186,7 @@ def _draw(polygon: Sequence[float], height: int, width: int) -> Dict[str, Any]:
     points = np.asarray(polygon, float)
     if points.ndim != 1 or points.size < 6 or points.size % 2:
         raise ValueError(f"a polygon needs three points or more, as x, y, x, y, ...; has {points.size} numbers")
-    if not np.all(np.abs(points) <= _MAX_COORDINATE):
+    if not np.all(np.abs(np.nan_to_num(points, nan=np.inf)) <= _MAX_COORDINATE):    # old numpy warns of comparing NaN
         raise ValueError("a polygon's coordinates must be numbers within a million pixels")
     x, y = _outline((_UPSAMPLING * points.reshape(-1, 2) + 0.5).astype(np.int64))
     steps = np.flatnonzero(np.diff(x))

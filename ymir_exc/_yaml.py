@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, Dict, Iterable, Optional, Set
+from typing import Any, Dict, Iterable, Mapping, Optional, Set
 
 from ymir_exc.errors import ConfigError
 
@@ -16,6 +16,12 @@ def nearest(name: str, known: Iterable[str]) -> Optional[str]:
     import difflib
     found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return found[0] if found else None
+
+
+def misspelt(given: Mapping[str, Any], key: str) -> str:
+    """A hint that names the key which seems to be meant for one that is missing; '' where none is like it."""
+    close = None if key in given else nearest(key, map(str, given))
+    return f"is {close} meant to be {key}?" if close else ""
 
 
 def load_mapping(path: str, what: str = "this file") -> Dict[str, Any]:
@@ -128,3 +134,5 @@ def _check_size(value: Any, path: str) -> None:
             pending.extend(item.values())
         elif isinstance(item, (list, tuple, set)):
             pending.extend(item)
+        elif isinstance(item, str) and "\0" in item:
+            raise ConfigError(f"{path}: {item!r:.80} holds a NUL character", hint="no path and no name can")

@@ -1,45 +1,32 @@
 """What the platform says about the task: env.yaml, config.yaml and the image's manifest.
 
 Files are parsed once and again only when they change; every call returns an object of its own, so a caller may alter what it got.
-pydantic is loaded with the first model, not with this module.
 """
 from __future__ import annotations
 
 import os
+import time
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Callable, Dict, Mapping, NamedTuple, Tuple, TypeVar, cast
 
 from ymir_exc import settings
+from ymir_exc._models import INPUT_DEFAULTS as INPUT_DEFAULTS
+from ymir_exc._models import OUTPUT_DEFAULTS as OUTPUT_DEFAULTS
+from ymir_exc._models import TASK_DEFAULTS as TASK_DEFAULTS
+from ymir_exc._models import EnvConfig as EnvConfig
+from ymir_exc._models import EnvInputConfig as EnvInputConfig
+from ymir_exc._models import EnvOutputConfig as EnvOutputConfig
+from ymir_exc._models import made_of
 from ymir_exc._yaml import load_mapping, nearest
 from ymir_exc.errors import ConfigError
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
-    from ymir_exc._models import EnvConfig as EnvConfig
-    from ymir_exc._models import EnvInputConfig as EnvInputConfig
-    from ymir_exc._models import EnvOutputConfig as EnvOutputConfig
-
 _T = TypeVar("_T")
-_LAZY = ("EnvConfig", "EnvInputConfig", "EnvOutputConfig")
 DEFAULT_OBJECT_TYPE = 2
-
-# What a key means when env.yaml lacks it (contract 2.1). The config file's place is taken at import, as older images expect.
-INPUT_DEFAULTS: Mapping[str, str] = {
-    "root_dir": "/in", "assets_dir": "/in/assets", "annotations_dir": "/in/annotations", "models_dir": "/in/models",
-    "training_index_file": "", "val_index_file": "", "candidate_index_file": "",
-    "config_file": settings.DEFAULT_CONFIG_FILE_PATH,
-}
-OUTPUT_DEFAULTS: Mapping[str, str] = {
-    "root_dir": "/out", "models_dir": "/out/models", "tensorboard_dir": "/out/tensorboard",
-    "training_result_file": "/out/models/result.yaml", "mining_result_file": "/out/result.tsv",
-    "infer_result_file": "/out/infer-result.json", "monitor_file": "/out/monitor.txt",
-    "executor_log_file": "/out/ymir-executor-out.log",
-}
-TASK_DEFAULTS: Mapping[str, Any] = {
-    "task_id": "default-task", "protocol_version": "0.0.1", "run_training": False, "run_mining": False, "run_infer": False,
-    "manifest_file": "/img-man/manifest.yaml",
-}
+_SETTLED_NS = 50_000_000
+"""A file changed less than this time ago may change again under the same time stamp: kernels count in steps of some milliseconds."""
 
 
 class DatasetType(IntEnum):
@@ -52,7 +39,7 @@ class DatasetType(IntEnum):
 
 
 class TaskFiles(NamedTuple):
-    """The few facts of env.yaml that a supervisor needs, read without pydantic."""
+    """The few facts of env.yaml that a supervisor needs."""
 
     env_file: str
     task_id: str
@@ -61,15 +48,6 @@ class TaskFiles(NamedTuple):
     models_dir: str
     monitor_file: str
     training_result_file: str
-
-
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        from ymir_exc import _models
-        value = getattr(_models, name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def get_current_env() -> EnvConfig:
@@ -81,13 +59,20 @@ def get_current_env() -> EnvConfig:
     Raises:
         ConfigError: The file is missing, unreadable, no YAML mapping, or a value has the wrong type.
     """
-    shared = current_env()
-    return shared.model_copy(update={"input": shared.input.model_copy(), "output": shared.output.model_copy()})
+    return fresh(current_env())
 
 
 def current_env() -> EnvConfig:
     """The same without the copy, for readers inside the package; not to be altered."""
     return _cached(settings.DEFAULT_ENV_FILE_PATH, _read_env)
+
+
+def fresh(shared: EnvConfig) -> EnvConfig:
+    """A copy that shares nothing."""
+    made = made_of(EnvConfig, shared.__dict__)
+    made.__dict__["input"] = made_of(EnvInputConfig, shared.input.__dict__)
+    made.__dict__["output"] = made_of(EnvOutputConfig, shared.output.__dict__)
+    return made
 
 
 def get_executor_config() -> Dict[str, Any]:
@@ -99,17 +84,27 @@ def get_executor_config() -> Dict[str, Any]:
     Raises:
         ConfigError: env.yaml or config.yaml is missing, unreadable or no YAML mapping.
     """
-    return load_cached(current_env().input.config_file)
+    import pickle
+    return cast(Dict[str, Any], pickle.loads(current_config(current_env())))
 
 
-def load_cached(path: str) -> Dict[str, Any]:
-    """A YAML mapping, parsed again only when the file changes; a fresh dict at every call.
+def current_config(current: EnvConfig) -> bytes:
+    """The config.yaml that env.yaml names, as `pickled` has it."""
+    path = current.input.config_file
+    try:
+        return pickled(path)
+    except ConfigError as e:
+        hint = "" if os.path.lexists(path) else misspelt_as("input.config_file")
+        raise ConfigError(e.message, hint=hint or e.hint) from None
+
+
+def pickled(path: str) -> bytes:
+    """A YAML mapping, pickled, because loading that is the fastest deep copy; the same object until the file changes.
 
     Raises:
         ConfigError: Missing, unreadable or no YAML mapping.
     """
-    import pickle
-    return cast(Dict[str, Any], pickle.loads(_cached(path, _read_config)))
+    return _cached(path, _read_config)
 
 
 def get_manifest_object_type() -> int:
@@ -125,13 +120,14 @@ def get_manifest_object_type() -> int:
     first = value[0] if isinstance(value, list) and value else value
     try:
         return int(first)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ConfigError(f"{path}: object_type: {value!r} is not a number", hint="2 detection, 3 semantic, 4 instance") from None
 
 
 def is_main_rank() -> bool:
     """False in a worker of a distributed program other than rank 0: those write no results and no progress."""
-    return os.environ.get("RANK", "0").strip() in ("", "0", "-1")
+    rank = os.environ.get("RANK")
+    return rank is None or rank.strip() in ("", "0", "-1")
 
 
 def task_files(path: str) -> TaskFiles:
@@ -140,70 +136,66 @@ def task_files(path: str) -> TaskFiles:
     Raises:
         ConfigError: As `get_current_env`.
     """
-    raw = load_mapping(path, "the task's description")
-    if not _is_plain(raw):
-        env = _validate(raw, path)
-        return TaskFiles(path, env.task_id, env.input.config_file, env.output.root_dir, env.output.models_dir,
-                         env.output.monitor_file, env.output.training_result_file)
-    output = {**OUTPUT_DEFAULTS, **raw.get("output", {})}
-    return TaskFiles(path, raw.get("task_id", TASK_DEFAULTS["task_id"]),
-                     raw.get("input", {}).get("config_file", INPUT_DEFAULTS["config_file"]),
-                     output["root_dir"], output["models_dir"], output["monitor_file"], output["training_result_file"])
-
-
-def _is_plain(raw: Dict[str, Any]) -> bool:
-    """True when each value has the very type that the platform writes, so that no model is needed to say it is right."""
-    for key, default in TASK_DEFAULTS.items():
-        if key in raw and type(raw[key]) is not type(default):
-            return False
-    return all(
-        isinstance(raw.get(part, {}), dict) and all(isinstance(value, str) for value in raw.get(part, {}).values())
-        for part in ("input", "output")
-    )
+    env = _read_env(path)
+    return TaskFiles(path, env.task_id, env.input.config_file, env.output.root_dir, env.output.models_dir,
+                     env.output.monitor_file, env.output.training_result_file)
 
 
 def _read_env(path: str) -> EnvConfig:
-    return _validate(load_mapping(path, "the task's description"), path)
-
-
-def _validate(raw: Dict[str, Any], path: str) -> EnvConfig:
-    from pydantic import ValidationError
-
-    from ymir_exc._models import EnvConfig
+    raw = load_mapping(path, "the task's description")
     try:
-        return EnvConfig.model_validate(raw)
-    except ValidationError as e:
-        raise ConfigError(f"{path}: {_first_problem(e)}", hint=_near_miss(raw)) from None
+        return EnvConfig.parse_obj(raw)
+    except ValueError as e:
+        raise ConfigError(f"{path}: {_first_problem(cast('ValidationError', e))}",
+                          hint=next(iter(_near_misses(raw).values()), "")) from None
+
+
+_KINDS = {"model": "must be a mapping of keys to values", "bool": "must be true or false", "string": "must be text"}
+"""What pydantic's kinds of errors mean to the one who wrote the file."""
+
+
+def misspelt_as(key: str) -> str:
+    """A hint that names the key of env.yaml which seems to be meant for a missing one, such as 'input.val_index_file'; '' without one.
+
+    Only what comes of a missing key is an error: a key that nobody knows may be a later platform's.
+    """
+    try:
+        raw = load_mapping(settings.DEFAULT_ENV_FILE_PATH)
+    except ConfigError:
+        return ""
+    prefix, _, name = key.rpartition(".")
+    given = raw.get(prefix) if prefix else raw
+    return "" if not isinstance(given, dict) or name in given else _near_misses(raw).get(key, "")
 
 
 def _first_problem(error: ValidationError) -> str:
     problems = []
     for item in error.errors():
         where = ".".join(str(part) for part in item["loc"])
-        what = item["msg"].replace("Value error, ", "")
+        what = next((words for kind, words in _KINDS.items() if item["type"].startswith(kind)), item["msg"].replace("Value error, ", ""))
         problems.append(f"{where}: {what}, got {item['input']!r:.80}")
     return "; ".join(problems)
 
 
-def _near_miss(raw: Mapping[str, Any]) -> str:
-    """Name a misspelt key, if there is one."""
+def _near_misses(raw: Mapping[str, Any]) -> Dict[str, str]:
+    """Known keys for which another one seems to be meant, and hints that say so."""
     known: Dict[str, Tuple[Mapping[str, Any], Any]] = {
         "": ({**TASK_DEFAULTS, "input": 0, "output": 0}, raw),
         "input.": (INPUT_DEFAULTS, raw.get("input")),
         "output.": (OUTPUT_DEFAULTS, raw.get("output")),
     }
+    found: Dict[str, str] = {}
     for prefix, (names, part) in known.items():
         for key in part if isinstance(part, dict) else ():
             close = nearest(str(key), names)
             if key not in names and close:
-                return f"is {prefix}{key} meant to be {prefix}{close}?"
-    return ""
+                found[f"{prefix}{close}"] = f"is {prefix}{key} meant to be {prefix}{close}?"
+    return found
 
 
 def _read_config(path: str) -> bytes:
-    """Pickled, because loading that is the fastest deep copy of plain data."""
     import pickle
-    return pickle.dumps(load_mapping(path, "the hyper-parameters"))
+    return pickle.dumps(load_mapping(path, "the hyper-parameters"), pickle.HIGHEST_PROTOCOL)
 
 
 _cache: Dict[str, Tuple[Tuple[int, ...], Any]] = {}
@@ -211,13 +203,13 @@ _cache: Dict[str, Tuple[Tuple[int, ...], Any]] = {}
 
 def _cached(path: str, read: Callable[[str], _T]) -> _T:
     """What `read(path)` made of the file, read again when the file changed."""
-    path = os.fspath(path)
     try:
         info = os.stat(path)
-        stamp: Tuple[int, ...] = (info.st_mtime_ns, info.st_size, info.st_ino, info.st_ctime_ns)
     except OSError:
         return read(path)    # which says what is wrong with it
+    stamp = (info.st_mtime_ns, info.st_size, info.st_ino, info.st_ctime_ns)
     known = _cache.get(path)
     if known is None or known[0] != stamp:
-        known = _cache[path] = (stamp, read(path))
+        is_settled = abs(time.time_ns() - info.st_ctime_ns) > _SETTLED_NS
+        known = _cache[path] = (stamp if is_settled else (), read(path))
     return cast(_T, known[1])

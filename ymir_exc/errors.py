@@ -3,15 +3,20 @@
 ```
 YmirError                            160004   something in the container failed
 ├── ConfigError      ValueError      300001   env.yaml, config.yaml or a template is wrong
+│   └── MissingKeyError  AttributeError  300001   a program asked for a hyper-parameter that config.yaml lacks
 ├── DatasetError     ValueError      300002   an index file or an annotation is missing, empty or malformed
+│   └── UnknownDatasetError  KeyError      300002   there is no index file of this type
 ├── ImageError       ValueError      300003   an image cannot be decoded
 ├── WeightsError     ValueError      300004   no usable model file
+│   └── NoWeightsGivenError  AttributeError  300004   config.yaml names no model
 ├── ObjectTypeError  ValueError      300005   the image does not support this kind of annotation
 ├── GpuError         RuntimeError    300101   CUDA or a GPU failed
 │   ├── NoGpuError                   300102   a GPU was asked for and is not there
 │   └── OutOfMemoryError             300103   GPU or host memory ran out
 ├── NanError         ArithmeticError 300201   the loss or a metric is not finite
 ├── NetworkError     OSError         300301   a download failed
+├── ArgumentError    AssertionError  160004   a function was called with an argument that means nothing to it; a ValueError too
+│   └── UnknownStageError    NotImplementedError  160004   a stage that is none of the three
 ├── ResultError      ValueError      160004   a value handed to a result writer is not acceptable to the platform
 ├── StorageError     OSError         160004   an output cannot be written: disk full, read-only, no permission
 ├── ProgramError     RuntimeError    160004   a program started by this package failed
@@ -27,7 +32,8 @@ from __future__ import annotations
 
 import errno
 import re
-from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Type
+import warnings
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple, Type
 
 from ymir_exc.code import ExecutorReturnCode as RC
 
@@ -73,11 +79,19 @@ class ConfigError(YmirError, ValueError):
     exit_code = EXIT_CONTRACT
 
 
+class MissingKeyError(ConfigError, AttributeError):
+    """A program asked for a hyper-parameter that config.yaml lacks."""
+
+
 class DatasetError(YmirError, ValueError):
     """An index file or an annotation is missing, empty or malformed."""
 
     return_code = RC.RC_EXEC_DATASET_ERROR
     exit_code = EXIT_CONTRACT
+
+
+class UnknownDatasetError(DatasetError, KeyError):
+    """There is no index file of this type."""
 
 
 class ImageError(YmirError, ValueError):
@@ -90,6 +104,10 @@ class WeightsError(YmirError, ValueError):
     """No usable model file was given."""
 
     return_code = RC.RC_EXEC_MODEL_ERROR
+
+
+class NoWeightsGivenError(WeightsError, AttributeError):
+    """Mining or inference, and config.yaml names no model."""
 
 
 class ObjectTypeError(YmirError, ValueError):
@@ -129,6 +147,14 @@ class NetworkError(YmirError, OSError):
     return_code = RC.RC_EXEC_NETWORK_ERROR
 
 
+class ArgumentError(YmirError, ValueError, AssertionError):
+    """A function of this package was called with an argument that means nothing to it."""
+
+
+class UnknownStageError(ArgumentError, NotImplementedError):
+    """A stage that is neither preprocess, task nor postprocess."""
+
+
 class ResultError(YmirError, ValueError):
     """A value handed to a result writer would be refused by the platform; nothing was written."""
 
@@ -145,6 +171,16 @@ class Stopped(YmirError, RuntimeError):
     """The task was asked to stop and did so in order."""
 
     exit_code = EXIT_STOPPED
+
+
+_deprecated: Set[str] = set()
+
+
+def deprecated(name: str, instead: str, stacklevel: int = 3) -> None:
+    """Warn of an older call, once a process, at the line that made it: by default the caller of the function that calls this."""
+    if name not in _deprecated:
+        _deprecated.add(name)
+        warnings.warn(f"{name} is deprecated: {instead}", DeprecationWarning, stacklevel=stacklevel)
 
 
 class Failure(NamedTuple):

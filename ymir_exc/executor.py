@@ -81,7 +81,8 @@ class Executor:
     def _tasks(self, cfg: edict) -> List[str]:
         wanted = ["training"] if cfg.ymir.run_training else [task for task in ("mining", "infer") if getattr(cfg.ymir, f"run_{task}")]
         if not wanted:
-            raise ConfigError("env.yaml asks for no task: run_training, run_mining and run_infer are all false")
+            hints = filter(None, (env.misspelt_as(f"run_{task}") for task in TASKS))
+            raise ConfigError("env.yaml asks for no task: run_training, run_mining and run_infer are all false", hint=next(hints, ""))
         missing = [task for task in wanted if task not in self.apps]
         if missing:
             raise ConfigError(f"this image does not support {' and '.join(missing)}", hint=f"it supports {', '.join(self.apps)}")

@@ -9,10 +9,9 @@ import contextlib
 import errno
 import math
 import os
-import signal
 import sys
-import threading
 import time
+from _thread import RLock
 from enum import IntEnum
 from typing import (
     TYPE_CHECKING,
@@ -31,12 +30,12 @@ from typing import (
     Union,
 )
 
-from ymir_exc import _files
+from ymir_exc import _files, env
 from ymir_exc.code import ExecutorReturnCode, ExecutorState
-from ymir_exc.errors import Failure, StorageError, one_line
+from ymir_exc.errors import ArgumentError, Failure, StorageError, one_line
 
 if TYPE_CHECKING:
-    from ymir_exc.env import EnvConfig
+    import threading
 
 _T = TypeVar("_T")
 
@@ -54,6 +53,9 @@ class YmirTask(IntEnum):
     TRAINING = 1
     MINING = 2
     INFER = 3
+
+
+_TASK_NAMES: Dict[int, str] = {task: task.name.lower() for task in YmirTask}
 
 
 class Record(NamedTuple):
@@ -179,7 +181,7 @@ class _Throttle:
         self.reset()
 
     def reset(self) -> None:
-        self.lock = threading.RLock()
+        self.lock = RLock()
         self.pending: Optional[Tuple[str, Record]] = None
         self.last: Optional[Tuple[str, Record]] = None
         self.next_write = 0.0
@@ -191,7 +193,7 @@ class _Throttle:
         try:
             self._put(path, record)
         except StorageError as e:
-            if record.state != ExecutorState.ES_RUNNING:
+            if record.state != TASK_STATE_RUNNING:
                 raise
             self._warn(e)
 
@@ -204,30 +206,29 @@ class _Throttle:
             logging.getLogger(__name__).warning("progress was not written: %s", error)
 
     def _put(self, path: str, record: Record) -> None:
-        now = time.monotonic()
         with self.lock:
-            record = self._no_less(path, record)
-            if self.last is not None and now < self.next_write and self._only_percent_changed(path, record):
-                self.pending = (path, record)
-                if self.wake is None:
-                    self.wake = threading.Event()
-                    threading.Thread(target=self._flush_loop, args=(self.wake,), name="ymir-monitor", daemon=True).start()
-                    _flush_at_end_of_worker()
-                self.wake.set()
-                return
+            latest = self.pending or self.last
+            if latest is not None and latest[0] == path:
+                before = latest[1]
+                if record.state == before.state and record.task_id == before.task_id:
+                    if record.percent < before.percent:    # progress never goes back while a task runs
+                        record = record._replace(percent=before.percent)
+                    # A failure's reason is not for later.
+                    says_more = record.state != TASK_STATE_RUNNING and record.message != before.message
+                    if record.return_code == before.return_code and not says_more and time.monotonic() < self.next_write:
+                        if self.pending is None:
+                            self._wake_thread()
+                        self.pending = (path, record)
+                        return
             self._write(path, record)
 
-    def _no_less(self, path: str, record: Record) -> Record:
-        """Progress never goes back while a task runs; what was reported before stays."""
-        latest = self.pending or self.last
-        if latest is None or latest[0] != path or record.state != latest[1].state or record.task_id != latest[1].task_id:
-            return record
-        return record._replace(percent=max(record.percent, latest[1].percent))
-
-    def _only_percent_changed(self, path: str, record: Record) -> bool:
-        last_path, last = self.last or ("", record)
-        return (path == last_path and last.task_id == record.task_id and last.state == record.state
-                and last.return_code == record.return_code)
+    def _wake_thread(self) -> None:
+        if self.wake is None:
+            import threading
+            self.wake = threading.Event()
+            threading.Thread(target=self._flush_loop, args=(self.wake,), name="ymir-monitor", daemon=True).start()
+            _flush_at_end_of_worker()
+        self.wake.set()
 
     def _write(self, path: str, record: Record) -> None:
         self.next_write = time.monotonic() + FLUSH_SECONDS
@@ -251,6 +252,7 @@ class _Throttle:
                 self.flush()
             except StorageError as e:
                 self._warn(e)
+                wake.set()
 
 
 _writer = _Throttle()
@@ -279,27 +281,31 @@ def write_monitor_logger(percent: float, state: ExecutorState = ExecutorState.ES
     Args:
         percent: Fraction of the task that is done, 0..1; clamped. Anything that `float()` takes.
         state: 2 running, 4 error. The platform fails the task for good once it has seen 4.
-        return_code: 0, or the platform's number of the failure.
+        return_code: The platform's number of the failure; 0 is written for a task that runs.
         message: The reason of a failure, one line.
 
     Progress never goes back within a process, and a disk that is full does not end the program for it: that is said in the log.
 
     Raises:
-        ValueError: percent is NaN.
+        ArgumentError: percent is NaN or no number.
         StorageError: An error could not be written.
     """
-    from ymir_exc import env
     if not env.is_main_rank():
         return
-    value = float(percent)
+    try:
+        value = float(percent)
+    except (TypeError, ValueError, OverflowError):
+        raise ArgumentError(f"the progress is {percent!r:.80}, a number is wanted; nothing was written") from None
     if math.isnan(value):
-        raise ValueError("the progress is NaN; nothing was written")
+        raise ArgumentError("the progress is NaN; nothing was written")
     current = env.current_env()
-    record = Record(current.task_id, time.time(), min(max(value, 0.0), 1.0), int(state), int(return_code), message)
-    _writer.put(current.output.monitor_file, record)
+    number = int(state)
+    code = int(return_code) if number != TASK_STATE_RUNNING else 0    # the platform would show it as the running task's failure
+    value = value if 0.0 < value < 1.0 else 1.0 if value >= 1.0 else 0.0
+    _writer.put(current.output.monitor_file, Record(current.task_id, time.time(), value, number, code, message))
 
 
-def task_percent(cfg: EnvConfig, task: Union[YmirTask, str], percent: float, order: str = "tmi") -> float:
+def task_percent(cfg: env.EnvConfig, task: Union[YmirTask, str], percent: float, order: str = "tmi") -> float:
     """Where a fraction of one task stands in the whole container run.
 
     With mining and inference in one container the first of them fills 0 to 0.5 and the second 0.5 to 1.
@@ -311,15 +317,15 @@ def task_percent(cfg: EnvConfig, task: Union[YmirTask, str], percent: float, ord
         order: 'tmi' (mining first) or 'tim' (inference first).
 
     Raises:
-        AssertionError: An unknown task or order, or a percent outside 0..1.
+        ArgumentError: An unknown task or order, or a percent outside 0..1.
     """
-    name = task.lower() if isinstance(task, str) else YmirTask(task).name.lower()
-    if name not in ("training", "mining", "infer"):
-        raise AssertionError(f"unknown task {task!r}: must be training, mining or infer")
+    name = task.lower() if isinstance(task, str) else _TASK_NAMES.get(task)
+    if name not in _TASK_NAMES.values():
+        raise ArgumentError(f"unknown task {task!r}: must be training, mining or infer")
     if not 0 <= percent <= 1:
-        raise AssertionError(f"percent must be in [0, 1], not {percent!r}")
+        raise ArgumentError(f"percent must be in [0, 1], not {percent!r}")
     if order not in ("tmi", "tim"):
-        raise AssertionError(f"unknown order {order!r}: must be tmi (mining first) or tim (inference first)")
+        raise ArgumentError(f"unknown order {order!r}: must be tmi (mining first) or tim (inference first)")
     if not (cfg.run_mining and cfg.run_infer):
         return percent
     first = "mining" if order == "tmi" else "infer"
@@ -336,7 +342,7 @@ def write_monitor_logger_for_multiple_tasks(cfg: Any, task: Union[YmirTask, str]
         order: 'tmi' (mining first) or 'tim' (inference first).
 
     Raises:
-        AssertionError: An unknown task or order, or a percent outside 0..1.
+        ArgumentError: An unknown task or order, or a percent outside 0..1.
     """
     write_monitor_logger(percent=task_percent(cfg.ymir, task, percent, order))
 
@@ -360,7 +366,6 @@ def track(iterable: Iterable[_T], task: Union[YmirTask, str], *, total: Optional
     Yields:
         The items.
     """
-    from ymir_exc import env
     current = env.current_env()
     count = len(iterable) if total is None and isinstance(iterable, Sized) else total
     for done, item in enumerate(iterable, 1):
@@ -384,6 +389,8 @@ def should_stop() -> bool:
     between the request and the end.
     """
     global _stop_handler_set
+    import signal
+    import threading
     if not _stop_handler_set and threading.current_thread() is threading.main_thread():
         previous = signal.getsignal(signal.SIGTERM)
 
@@ -403,11 +410,17 @@ def write_tensorboard_text(text: str, tag: Optional[str] = None) -> None:
     Args:
         text: Shown as it is, in a block of fixed width.
         tag: The heading; 'default' when None.
+
+    Raises:
+        StorageError: It cannot be written.
     """
-    from ymir_exc import env
     if not env.is_main_rank():
         return
-    _tensorboard_writer(env.current_env().output.tensorboard_dir)(tag or "default", f"```\n{text}\n```")
+    folder = env.current_env().output.tensorboard_dir
+    try:
+        _tensorboard_writer(folder)(tag or "default", f"```\n{text}\n```")
+    except OSError as e:
+        raise e if isinstance(e, StorageError) else _files.storage_error(folder, e) from e
 
 
 def write_final_executor_log(tag: Optional[str] = None) -> None:
@@ -416,7 +429,6 @@ def write_final_executor_log(tag: Optional[str] = None) -> None:
     Args:
         tag: The heading; 'default' when None.
     """
-    from ymir_exc import env
     path = env.current_env().output.executor_log_file
     with contextlib.suppress(OSError), open(path, "rb") as f:
         f.seek(max(0, os.path.getsize(path) - (1 << 18)))
@@ -427,24 +439,29 @@ _tensorboard: Dict[str, Tuple[int, Callable[[str, str], None]]] = {}
 
 
 def _tensorboard_writer(folder: str) -> Callable[[str, str], None]:
-    """One writer a folder and process; TensorBoard is loaded with the first."""
+    """One event file a folder and process, without the thread of TensorBoard's own writer; TensorBoard is loaded with the first."""
     known = _tensorboard.get(folder)
     if known is not None and known[0] == os.getpid():
         return known[1]
+    import socket
+
     from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.compat.proto.tensor_pb2 import TensorProto
+    from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
     from tensorboard.plugins.text import metadata
-    from tensorboard.summary.writer.event_file_writer import EventFileWriter
-    writer = EventFileWriter(folder)
+    from tensorboard.summary.writer.record_writer import RecordWriter
+    _files.make_folder(folder)
+    name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.{os.urandom(3).hex()}"
+    writer = RecordWriter(open(os.path.join(folder, name), "xb"))    # noqa: SIM115 - open as long as the process lives
+    writer.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
+    shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=1)])
+    summary_metadata = metadata.create_summary_metadata(display_name="", description="")
 
     def add(tag: str, text: str) -> None:
-        from tensorboard.compat.proto.summary_pb2 import Summary
-        from tensorboard.compat.proto.tensor_pb2 import TensorProto
-        from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
-        shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=1)])
         tensor = TensorProto(dtype="DT_STRING", string_val=[text.encode("utf-8", "replace")], tensor_shape=shape)
-        summary_metadata = metadata.create_summary_metadata(display_name="", description="")
         value = Summary.Value(tag=f"{tag}/text_summary", metadata=summary_metadata, tensor=tensor)
-        writer.add_event(Event(wall_time=time.time(), step=0, summary=Summary(value=[value])))
+        writer.write(Event(wall_time=time.time(), step=0, summary=Summary(value=[value])).SerializeToString())
         writer.flush()
 
     _tensorboard[folder] = (os.getpid(), add)

@@ -3,19 +3,28 @@ from __future__ import annotations
 
 import functools
 import importlib
-import logging
 import math
 import os
 import re
 import warnings
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, TypeVar, Union, cast
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, TypeVar, Union, cast
 
 from easydict import EasyDict as edict
 
 from ymir_exc import _files, env
 from ymir_exc import result_writer as rw
-from ymir_exc.errors import ConfigError, ResultError, WeightsError
+from ymir_exc._yaml import misspelt, nearest
+from ymir_exc.errors import (
+    ArgumentError,
+    ConfigError,
+    MissingKeyError,
+    NoWeightsGivenError,
+    ResultError,
+    UnknownStageError,
+    WeightsError,
+    deprecated,
+)
 from ymir_exc.monitor import YmirTask as YmirTask
 from ymir_exc.monitor import task_percent, write_monitor_logger
 from ymir_exc.monitor import write_monitor_logger_for_multiple_tasks as write_monitor_logger_for_multiple_tasks
@@ -24,7 +33,6 @@ if TYPE_CHECKING:
     from ymir_exc.dataset_convert import convert_ymir_to_coco as convert_ymir_to_coco
 
 osp = os.path    # older code reaches it through this module
-_log = logging.getLogger(__name__)
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 OBJECT_TYPE_FOLDERS = {2: "det", 3: "semantic-seg", 4: "instance-seg", 50: "multi-modal"}
@@ -40,9 +48,14 @@ def __getattr__(name: str) -> Any:
     if name == "convert_ymir_to_coco":    # its home until 1.3
         from ymir_exc.dataset_convert import convert_ymir_to_coco
         return convert_ymir_to_coco
-    if name in ("glob", "yaml"):    # older code reaches them through this module
+    if name in ("glob", "json", "yaml"):    # older code reaches them through this module
         return importlib.import_module(name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _warn(text: str, *values: Any) -> None:
+    import logging
+    logging.getLogger(__name__).warning(text, *values, stacklevel=2)
 
 
 # ----------------------------------------------------------------------------------------------------------------- configuration
@@ -60,20 +73,100 @@ def get_merged_config() -> edict:
     Raises:
         ConfigError: env.yaml or config.yaml is missing or malformed.
     """
-    current = env.get_current_env()
-    param = env.get_executor_config()
-    if param.get("git_url"):
+    global _merged
+    current = env.current_env()
+    config = env.current_config(current)
+    known = _merged
+    if (known is None or known.current is not current or known.config is not config
+            or known.templates != [_first_template(places) for places in known.places]):
+        known = _merged = _merge(current, config)
+    import pickle
+    values = {"param": pickle.loads(known.param), "ymir": env.fresh(current)}
+    object.__setattr__(values["param"], "__class__", _Parameters)    # past EasyDict's own, for which it would be a key
+    return _new_edict(values, values)
+
+
+class _Parameters(edict):    # type: ignore[misc]
+    """An EasyDict that says which key is like the one it lacks; what is copied or pickled from it is an EasyDict and no more."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):    # a protocol's question, not a program's
+            raise AttributeError(name)
+        close = nearest(name, self)
+        raise MissingKeyError(f"config.yaml has no hyper-parameter {name!r}", hint=f"is {close} meant?" if close else "")
+
+    def __reduce__(self) -> Tuple[Any, ...]:
+        return _new_edict, (dict(self), vars(self))
+
+
+class _Merged(NamedTuple):
+    """The hyper-parameters as merged, and what they were merged from; pickled, because loading that is the fastest deep copy."""
+
+    current: env.EnvConfig
+    config: bytes
+    places: Sequence[Sequence[str]]
+    templates: Sequence[Optional[bytes]]
+    param: bytes
+
+
+_merged: Optional[_Merged] = None
+
+
+def _merge(current: env.EnvConfig, config: bytes) -> _Merged:
+    import pickle
+    param: Dict[str, Any] = pickle.loads(config)
+    is_live_code = bool(param.get("git_url"))
+    if is_live_code:
         param = {**_code_config(param.get("code_config")), **param}
-    for key, value in _template_defaults(current, param.get("object_type")).items():
-        param.setdefault(key, value)
-    merged = edict()
-    merged.param = param
-    merged.ymir = current
-    return merged
+    places = _template_places(current, param.get("object_type"))
+    templates = [_first_template(candidates) for candidates in places]
+    for template in filter(None, templates):
+        for key, value in pickle.loads(template).items():
+            if key not in RESERVED_KEYS:
+                param.setdefault(key, value)
+    for key in _keys_that_are_no_text(param):
+        raise ConfigError(f"{current.input.config_file}: the key {key!r} is not text", hint=f"put it in quotes: '{key}'")
+    # The code's own file is not watched: in live-code mode no call is answered from what an earlier one merged.
+    return _Merged(current, b"" if is_live_code else config, places, templates, _pickled(edict(param)))
+
+
+def _pickled(param: edict) -> bytes:
+    import io
+    import pickle
+
+    class Pickler(pickle.Pickler):
+        """An EasyDict would be filled key by key, in Python."""
+
+        def reducer_override(self, value: Any) -> Any:
+            return (_new_edict, (dict(value), vars(value))) if type(value) is edict else NotImplemented
+
+    buffer = io.BytesIO()
+    Pickler(buffer, pickle.HIGHEST_PROTOCOL).dump(param)
+    return buffer.getvalue()
+
+
+def _new_edict(items: Mapping[str, Any], attributes: Mapping[str, Any]) -> edict:
+    """An EasyDict like an earlier one, with nothing to convert."""
+    made = edict.__new__(edict)
+    dict.update(made, items)
+    vars(made).update(attributes)
+    return made
+
+
+def _keys_that_are_no_text(value: Any) -> Iterator[Any]:
+    """What YAML made of unquoted keys such as 1 or yes; they cannot be attributes."""
+    if isinstance(value, dict):
+        yield from (key for key in value if not isinstance(key, str))
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ():
+        yield from _keys_that_are_no_text(item)
 
 
 def _code_config(path: Any) -> Dict[str, Any]:
-    if not path or not os.path.isfile(path):
+    if not path:
+        return {}
+    if not isinstance(path, str):
+        raise ConfigError(f"config.yaml: code_config: {path!r:.80} is no file's name")
+    if not os.path.isfile(path):
         return {}
     from ymir_exc._yaml import load
     value = load(str(path), "the code's configuration")
@@ -84,26 +177,24 @@ def _code_config(path: Any) -> Dict[str, Any]:
     return value
 
 
-def _template_defaults(current: env.EnvConfig, object_type: Any) -> Dict[str, Any]:
+def _template_places(current: env.EnvConfig, object_type: Any) -> List[Tuple[str, str]]:
+    """Where the template of each of the tasks may lie; images for several kinds of annotation keep one in a folder for each kind."""
     folder = os.path.dirname(current.manifest_file)
-    made: Dict[str, Any] = {}
-    for task in ("training", "mining", "infer"):
-        if getattr(current, f"run_{task}"):
-            made = {**_template(folder, task, object_type), **made}
-    return {key: value for key, value in made.items() if key not in RESERVED_KEYS}
+    kind = OBJECT_TYPE_FOLDERS.get(int(object_type) if str(object_type).isdigit() else 0)
+    kinds = (kind, "") if kind else ("", "det")    # platforms before 2.4 name no object type, and know no folders
+    names = [f"{task}-template.yaml" for task in ("training", "mining", "infer") if getattr(current, f"run_{task}")]
+    return [(os.path.join(folder, kinds[0], name), os.path.join(folder, kinds[1], name)) for name in names]
 
 
-def _template(folder: str, task: str, object_type: Any) -> Dict[str, Any]:
-    """The template of a task; images for several kinds of annotation keep one in a folder for each kind."""
-    kind = OBJECT_TYPE_FOLDERS.get(object_type if isinstance(object_type, int) else 2, "det")
-    for path in (os.path.join(folder, f"{task}-template.yaml"), os.path.join(folder, kind, f"{task}-template.yaml")):
+def _first_template(places: Sequence[str]) -> Optional[bytes]:
+    for path in places:
         if not os.path.isfile(path):
             continue
         try:
-            return env.load_cached(path)
+            return env.pickled(path)
         except ConfigError as e:    # the platform showed it to the user already: the task has its config.yaml
-            _log.warning("no defaults are taken from the image's template: %s", e)
-    return {}
+            _warn("no defaults are taken from the image's template: %s", e)
+    return None
 
 
 def get_bool(cfg: edict, key: str, default_value: bool = True) -> bool:
@@ -176,16 +267,22 @@ def get_weight_files(cfg: edict, suffix: Union[str, Tuple[str, ...]] = (".pt", "
         Paths of files that exist, in the order given.
 
     Raises:
-        AttributeError: Mining or inference without `model_params_path`.
+        NoWeightsGivenError: Mining or inference without `model_params_path`; also an AttributeError.
     """
-    names = cfg.param.get("pretrained_model_params") or [] if cfg.ymir.run_training else cfg.param.model_params_path
+    key = "pretrained_model_params" if cfg.ymir.run_training else "model_params_path"
+    if key not in cfg.param and not cfg.ymir.run_training:
+        raise NoWeightsGivenError(f"{cfg.ymir.input.config_file}: {key} is missing",
+                                  hint=misspelt(cfg.param, key) or "choose a model that this image trained")
+    names = cfg.param.get(key) or []
+    if not isinstance(names, (str, list, tuple)):
+        raise ConfigError(f"{cfg.ymir.input.config_file}: {key}: {names!r:.80} is no list of files")
     endings = (suffix,) if isinstance(suffix, str) else tuple(suffix)
     found = []
     for name in [names] if isinstance(names, str) else names:
         if str(name).endswith(endings):
             path = _find_weights(str(name), cfg.ymir.input.models_dir)
             if path is None:
-                _log.warning("the model file %s does not exist", name)
+                _warn("the model file %s does not exist", name)
             else:
                 found.append(path)
     return found
@@ -239,6 +336,7 @@ class YmirStage(IntEnum):
 
 
 _STAGE_NAMES = ("preprocess", "task", "postprocess")
+_DEFAULT_WEIGHTS = {"PREPROCESS_WEIGHT": 0.00001, "TASK_WEIGHT": 0.99998, "POSTPROCESS_WEIGHT": 0.00001}
 
 
 class YmirStageWeight:
@@ -250,24 +348,27 @@ class YmirStageWeight:
     """
 
     def __init__(self, weights: Optional[List[float]] = None) -> None:
-        self.weights = list(weights) if weights else [
-            float(os.environ.get("PREPROCESS_WEIGHT", 0.00001)),
-            float(os.environ.get("TASK_WEIGHT", 0.99998)),
-            float(os.environ.get("POSTPROCESS_WEIGHT", 0.00001)),
-        ]
+        self.weights = list(weights) if weights is not None and len(weights) else [
+            float(os.environ.get(name, default)) for name, default in _DEFAULT_WEIGHTS.items()]
         if len(self.weights) != 3:
-            raise AssertionError(f"three stage weights are needed, not {self.weights!r}")
+            raise ArgumentError(f"three stage weights are needed, not {self.weights!r}")
         if not math.isclose(sum(self.weights), 1):
-            raise AssertionError(f"stage weights must sum to 1, not {self.weights!r}")
+            raise ArgumentError(f"stage weights must sum to 1, not {self.weights!r}")
 
     def get_stage_process(self, stage: Union[YmirStage, str], p: float) -> float:
         """The task's progress, 0..1, when a fraction `p` of a stage is done.
 
         Raises:
-            NotImplementedError: An unknown stage.
+            UnknownStageError: An unknown stage; also a NotImplementedError.
         """
         index = _stage_index(stage)
         return min(sum(self.weights[:index]) + self.weights[index] * p, 1.0)
+
+
+@functools.lru_cache(maxsize=8)
+def _weights_of_environment(_: Tuple[Optional[str], ...]) -> YmirStageWeight:
+    """The default weights, checked once for each content of their environment variables."""
+    return YmirStageWeight()
 
 
 def _stage_index(stage: Union[YmirStage, str]) -> int:
@@ -275,7 +376,7 @@ def _stage_index(stage: Union[YmirStage, str]) -> int:
         return _STAGE_NAMES.index(stage)
     if not isinstance(stage, str) and stage in (1, 2, 3):
         return int(stage) - 1
-    raise NotImplementedError(f"unknown stage {stage!r}: must be one of {', '.join(_STAGE_NAMES)} or a YmirStage")
+    raise UnknownStageError(f"unknown stage {stage!r}: must be one of {', '.join(_STAGE_NAMES)} or a YmirStage")
 
 
 def write_ymir_monitor_process(cfg: edict, task: Union[YmirTask, str], naive_stage_percent: float, stage: Union[YmirStage, str],
@@ -291,14 +392,17 @@ def write_ymir_monitor_process(cfg: edict, task: Union[YmirTask, str], naive_sta
         task_order: 'tmi' (mining first) or 'tim' (inference first).
 
     Raises:
-        NotImplementedError: An unknown stage.
-        AssertionError: An unknown task or order.
+        UnknownStageError: An unknown stage; also a NotImplementedError.
+        ArgumentError: An unknown task or order; also an AssertionError.
     """
     p = float(naive_stage_percent)
     if not 0 <= p <= 1:
         warnings.warn(f"naive_stage_percent is {p}: a fraction from 0 to 1 is wanted, it is clamped", RuntimeWarning, stacklevel=2)
         p = min(max(p, 0.0), 1.0) if p == p else 0.0
-    weights = stage_weights if isinstance(stage_weights, YmirStageWeight) else YmirStageWeight(stage_weights)
+    if stage_weights is None:
+        weights = _weights_of_environment(tuple(map(os.environ.get, _DEFAULT_WEIGHTS)))
+    else:
+        weights = stage_weights if isinstance(stage_weights, YmirStageWeight) else YmirStageWeight(stage_weights)
     write_monitor_logger(task_percent(cfg.ymir, task, weights.get_stage_process(stage, p), task_order))
 
 
@@ -316,9 +420,9 @@ def get_ymir_process(stage: Union[YmirStage, str], p: float, task_idx: int = 0, 
     Returns:
         Fraction of the container's run, 0..1.
     """
-    warnings.warn("get_ymir_process is deprecated: call write_ymir_monitor_process", DeprecationWarning, stacklevel=2)
+    deprecated("get_ymir_process", "call write_ymir_monitor_process")
     if not 0 <= p <= 1:
-        raise ResultError(f"p must be in [0, 1], not {p!r}")
+        raise ArgumentError(f"p must be in [0, 1], not {p!r}")
     return (task_idx + YmirStageWeight(weights).get_stage_process(stage, p)) / task_num
 
 
@@ -350,7 +454,7 @@ def _patterns(value: Any) -> List[re.Pattern[str]]:
             try:
                 made.append(re.compile(str(text).strip()))
             except re.error as e:
-                _log.warning("ymir_saved_file_patterns: %r is no regular expression (%s); it is ignored", text, e)
+                _warn("ymir_saved_file_patterns: %r is no regular expression (%s); it is ignored", text, e)
     return made
 
 
@@ -365,14 +469,14 @@ def format_saved_files(cfg: edict, files: Sequence[str]) -> List[str]:
         Their names in models_dir.
 
     Raises:
-        AssertionError: A file does not exist.
+        ArgumentError: A file does not exist; also an AssertionError.
     """
     models_dir = cfg.ymir.output.models_dir
     names = []
     for given in files:
         path = os.path.join(models_dir, given)
         if not os.path.isfile(path):
-            raise AssertionError(f"the model file {path} does not exist")
+            raise ArgumentError(f"the model file {path} does not exist")
         target = os.path.join(models_dir, os.path.basename(path))
         if os.path.islink(target) or not (os.path.exists(target) and os.path.samefile(path, target)):
             _files.copy_file(path, target)
@@ -387,7 +491,7 @@ def _bring_to_stage(cfg: edict, stage: str, files: Sequence[str]) -> List[str]:
     for given in files:
         path = os.path.join(models_dir, given)
         if not os.path.isfile(path):
-            raise AssertionError(f"the model file {path} does not exist")
+            raise ArgumentError(f"the model file {path} does not exist")
         name = os.path.basename(path)
         is_double = name in names
         if is_double:    # two folders hold a file of this name: keep them apart
@@ -399,13 +503,16 @@ def _bring_to_stage(cfg: edict, stage: str, files: Sequence[str]) -> List[str]:
 
 
 def _accept_old_order(function: _F) -> _F:
-    """Take the order of 1.0 and early 1.3 as well: `(cfg, map50, files, id, attachments)`."""
+    """Take the older orders as well: `(cfg, map50, files, id, attachments)` and `(cfg, files, id, map50, attachments)`."""
     @functools.wraps(function)
     def wrapper(cfg: edict, *args: Any, **kwargs: Any) -> Any:
         if args and _is_number(args[0]):
             names = ("map50", "files", "id", "attachments")
             kwargs.update(zip(names, args))
             args = ()
+        elif len(args) == 4 and isinstance(args[3], Mapping) and all(isinstance(names, (list, tuple)) for names in args[3].values()):
+            kwargs["attachments"] = args[3]
+            args = args[:3]
         return function(cfg, *args, **kwargs)
 
     return cast(_F, wrapper)
@@ -432,6 +539,7 @@ def write_ymir_training_result(cfg: edict, files: Sequence[str], id: str,
         attachments: Section to file names.
 
     Raises:
+        ArgumentError: A file does not exist; also an AssertionError.
         ResultError: No file matches, or as `result_writer.write_model_stage`.
     """
     if not env.is_main_rank():
@@ -439,7 +547,7 @@ def write_ymir_training_result(cfg: edict, files: Sequence[str], id: str,
     name = str(id)
     if name.isdigit():
         name = f"stage_{name}"
-        _log.warning("the stage %s is named %s: the platform takes identifiers only", id, name)
+        _warn("the stage %s is named %s: the platform takes identifiers only", id, name)
     chosen = filter_saved_files(cfg, files)
     chosen = _bring_to_stage(cfg, name, chosen) if rw.multiple_model_stages_supportable() else format_saved_files(cfg, chosen)
     if not chosen:

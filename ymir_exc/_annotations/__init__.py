@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import Callable, Dict, List, Optional, Sequence, Set
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Set
 
 from ymir_exc._annotations.ark import count_ark_objects as count_ark_objects
 from ymir_exc._annotations.ark import read_ark as read_ark
@@ -16,6 +16,7 @@ from ymir_exc._annotations.coco import CocoIndex as CocoIndex
 from ymir_exc._annotations.objects import LabelledObject as LabelledObject
 from ymir_exc._annotations.objects import Segmentation as Segmentation
 from ymir_exc._annotations.voc import read_voc as read_voc
+from ymir_exc._yaml import misspelt, nearest
 from ymir_exc.errors import ConfigError
 
 _log = logging.getLogger(__name__)
@@ -45,7 +46,9 @@ def annotation_format(export_format: Optional[str]) -> str:
     if not name:
         return ""
     if name not in _FORMATS:
-        raise ConfigError(f"export_format {export_format!r} is unknown", hint=f"use one of {', '.join(_FORMATS)}, such as ark:raw")
+        close = nearest(name, _FORMATS)
+        raise ConfigError(f"config.yaml: export_format {export_format!r} is unknown",
+                          hint=(f"is {close} meant? " if close else "") + f"use one of {', '.join(_FORMATS)}, such as ark:raw")
     return _FORMATS[name]
 
 
@@ -75,17 +78,30 @@ def annotation_reader(export_format: Optional[str], class_names: Optional[Sequen
     return _Reader(annotation_format(export_format), checked_class_names(class_names))
 
 
-def checked_class_names(class_names: Optional[Sequence[str]]) -> List[str]:
+def class_names_of(config: Mapping[str, Any]) -> List[str]:
+    """`class_names` of config.yaml as a list of text; see `checked_class_names`."""
+    return checked_class_names(config.get("class_names"), misspelt(config, "class_names"))
+
+
+def checked_class_names(class_names: Optional[Sequence[str]], hint: str = "") -> List[str]:
     """`class_names` of config.yaml as a list of text.
+
+    Args:
+        class_names: As it stands there.
+        hint: What to do when it is wrong.
 
     Raises:
         ConfigError: It is missing or no list of different names.
     """
-    if isinstance(class_names, (str, bytes)) or not class_names:
-        raise ConfigError(f"class_names must be a list of names, not {class_names!r}", hint="the platform writes it into config.yaml")
+    if not isinstance(class_names, (list, tuple)) or not class_names:
+        raise ConfigError(f"config.yaml: class_names must be a list of names, not {class_names!r:.80}",
+                          hint=hint or "the platform writes it there")
+    for name in class_names:
+        if name is None or isinstance(name, (list, tuple, dict)) or not str(name).strip():
+            raise ConfigError(f"config.yaml: class_names holds {name!r:.80}, which is no name")
     names = [str(name) for name in class_names]
     if len(set(names)) != len(names):
-        raise ConfigError(f"class_names has a name twice: {names}")
+        raise ConfigError(f"config.yaml: class_names has a name twice: {names}")
     return names
 
 

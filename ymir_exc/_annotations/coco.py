@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple, Union
 
@@ -9,6 +10,9 @@ from ymir_exc._annotations.objects import LabelledObject, Segmentation, finite, 
 from ymir_exc.errors import DatasetError
 
 _log = logging.getLogger(__name__)
+
+_MAX_PIXELS = 1 << 30
+"""Of an image; a size beyond it is a slip, and masks of it would not fit into memory."""
 
 
 class CocoIndex:
@@ -82,7 +86,8 @@ class CocoIndex:
         for position, image in enumerate(images):
             try:
                 name, size = os.path.basename(image["file_name"]), (image.get("width"), image.get("height"))
-                entry = (_identifier(image["id"]), size if all(type(edge) is int and edge > 0 for edge in size) else None)
+                is_size = all(type(edge) is int and edge > 0 for edge in size) and size[0] * size[1] <= _MAX_PIXELS
+                entry = (_identifier(image["id"]), size if is_size else None)
             except (TypeError, KeyError, ValueError, AttributeError) as e:
                 raise DatasetError(f"{self.path}: images[{position}]: {_missing(e)}") from None
             if name in found:
@@ -165,8 +170,16 @@ def _segmentation(value: Any) -> Optional[Segmentation]:
     """None for `{}`, `[]` and null: the platform writes `{}` for objects that are only boxes."""
     if not value:
         return None
-    if isinstance(value, list) and all(isinstance(ring, list) and len(ring) >= 6 and len(ring) % 2 == 0 for ring in value):
+    if isinstance(value, list) and all(map(_is_ring, value)):
         return value
     if isinstance(value, dict) and isinstance(value.get("counts"), (str, list)) and len(value.get("size") or ()) == 2:
         return value
     raise ValueError("segmentation must be polygons of three points or more, or RLE with counts and size")
+
+
+def _is_ring(value: Any) -> bool:
+    """Whether this is a polygon: three points or more, x and y in turn."""
+    try:
+        return isinstance(value, list) and len(value) >= 6 and len(value) % 2 == 0 and all(map(math.isfinite, value))
+    except (TypeError, OverflowError):
+        return False

@@ -68,6 +68,8 @@ def read_file(path: str) -> bytes:
         raise DatasetError(f"{path} does not exist", hint="the index file names it") from None
     except OSError as e:
         raise DatasetError(f"cannot read {path}: {e.strerror}") from None
+    except ValueError as e:    # a NUL character
+        raise DatasetError(f"{path!r} is no path: {e}", hint="the index file names it") from None
     if len(data) > MAX_BYTES:
         raise DatasetError(f"{path} is larger than {MAX_BYTES >> 20} MiB: it cannot be the annotation of one image")
     return data[3:] if data.startswith(b"\xef\xbb\xbf") else data

@@ -41,6 +41,8 @@ def image_size(path: str) -> Size:
             os.close(fd)
     except OSError as e:
         raise ImageError(f"cannot read {path}: {e.strerror}", hint="the index file names it") from None
+    except ValueError as e:    # a NUL character
+        raise ImageError(f"{path!r} is no path: {e}", hint="the index file names it") from None
     return size if size and min(size) > 0 else _ask_pillow(path)
 
 

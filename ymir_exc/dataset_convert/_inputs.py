@@ -4,7 +4,8 @@ from __future__ import annotations
 import os
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
-from ymir_exc._annotations import Reader, annotation_reader, checked_class_names
+from ymir_exc import env
+from ymir_exc._annotations import Reader, annotation_reader, class_names_of
 from ymir_exc.dataset_reader import read_index
 from ymir_exc.errors import DatasetError
 
@@ -45,9 +46,10 @@ def labelled_data(cfg: Any) -> Inputs:
     given = cfg.ymir.input
     for key in _KEYS.values():
         if not getattr(given, key):
-            raise DatasetError(f"env.yaml: input.{key} is not set", hint="only a training task has labelled data to convert")
+            raise DatasetError(f"env.yaml: input.{key} is not set",
+                               hint=env.misspelt_as(f"input.{key}") or "only a training task has labelled data to convert")
     splits = {split: str(getattr(given, key)) for split, key in _KEYS.items()}
-    return Inputs(splits, str(given.assets_dir), checked_class_names(cfg.param.get("class_names")), cfg.param.get("export_format"))
+    return Inputs(splits, str(given.assets_dir), class_names_of(cfg.param), cfg.param.get("export_format"))
 
 
 def fingerprint(inputs: Inputs, *options: object) -> str:
@@ -71,6 +73,6 @@ def fingerprint(inputs: Inputs, *options: object) -> str:
 def _change_of(path: str) -> Tuple[int, int]:
     try:
         info = os.stat(path)
-    except OSError:
+    except (OSError, ValueError):
         return 0, 0
     return info.st_mtime_ns, info.st_size

@@ -5,7 +5,7 @@ import os
 from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Set, Tuple
 
 from ymir_exc import _files
-from ymir_exc._annotations import LabelledObject, checked_class_names
+from ymir_exc._annotations import LabelledObject, class_names_of
 from ymir_exc.dataset_convert import _publish
 from ymir_exc.dataset_convert._image_size import image_size
 from ymir_exc.dataset_convert._inputs import Inputs, fingerprint, labelled_data
@@ -79,7 +79,7 @@ def convert_ymir_to_yolov5(cfg: Any, out_dir: Optional[str] = None) -> str:
     tree = _tree(cfg, out_dir)
     _files.make_folder(tree.root)
     if not cfg.ymir.run_training:
-        names = checked_class_names(cfg.param.get("class_names"))
+        names = class_names_of(cfg.param)
         _write_data_file(tree, names, dict.fromkeys(("train", "val", "test"), str(cfg.ymir.input.candidate_index_file)))
         return tree.data_file
     inputs = labelled_data(cfg)

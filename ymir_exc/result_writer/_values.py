@@ -2,7 +2,10 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, Mapping, Optional, Tuple
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Iterable, List, Mapping, Optional, Sequence, Tuple
+
+from ymir_exc.errors import ResultError
 
 if TYPE_CHECKING:
     from ymir_exc.env import EnvConfig
@@ -25,6 +28,64 @@ def to_float(value: Any) -> Optional[float]:
         return None
 
 
+def as_list(values: Any) -> List[Any]:
+    """Builtin lists out of arrays, tensors, or a list of them."""
+    if hasattr(values, "tolist"):
+        made = values.tolist()
+        return made if isinstance(made, list) else [made]
+    made = list(values)
+    return [item.tolist() for item in made] if made and all(hasattr(item, "tolist") for item in made) else made
+
+
+def is_single(values: Any) -> bool:
+    """Whether an array or a tensor holds floats of 32 bits or fewer."""
+    kind = getattr(values, "dtype", None)
+    return kind is not None and _is_single(kind)
+
+
+@lru_cache(maxsize=64)
+def _is_single(kind: Any) -> bool:
+    return str(kind).rpartition(".")[2] in ("float32", "float16", "bfloat16")
+
+
+def number_texts(numbers: Sequence[float], single: bool = False) -> Iterable[str]:
+    """Finite numbers as JSON. Those that came from 32 bits need nine digits to be told apart; the others are written in full."""
+    if single:
+        return [f"{number:.9g}" for number in numbers]
+    orjson = _orjson()
+    if orjson is None or len(numbers) < 2:
+        return map(repr, numbers)
+    try:
+        texts: List[str] = orjson.dumps(numbers).decode("ascii")[1:-1].split(",")
+        return texts
+    except TypeError:    # a whole number beyond 64 bits
+        return map(repr, numbers)
+
+
+@lru_cache(maxsize=1)
+def _orjson() -> Any:
+    """Writes numbers some ten times as fast as Python, where somebody installed it."""
+    try:
+        import orjson  # type: ignore[import-not-found,unused-ignore]
+        return orjson
+    except ImportError:
+        return None
+
+
+def checked_class_names(names: Sequence[str]) -> List[str]:
+    """Class names as text.
+
+    Raises:
+        ResultError: One of them is blank, which the platform refuses, or they are one text.
+    """
+    if isinstance(names, str):
+        raise ResultError(f"class_names must be a list, not {names!r}")
+    made = [str(name) for name in names]
+    if not all(name.strip() for name in made):
+        raise ResultError(f"class_names has a blank name: {made!r:.200}")
+    return made
+
+
 def plain(value: Any) -> Any:
     """Builtin numbers, text, lists and dicts of whatever numpy, torch or a framework returned; what cannot be converted becomes text.
 
@@ -38,8 +99,11 @@ def plain(value: Any) -> Any:
         return value
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (bytes, bytearray)):    # run lengths of pycocotools
+        return value.decode("utf-8", "replace")
     if hasattr(value, "tolist"):    # numpy arrays and scalars, torch tensors
-        return plain(value.tolist())
+        made = value.tolist()
+        return plain(made) if type(made) is not type(value) else to_float(made)    # numpy's longdouble stays what it is
     if isinstance(value, (list, tuple, set, frozenset)):
         return [plain(item) for item in value]
     for kind in (bool, int, float, str):

@@ -4,24 +4,27 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import math
 import os
+import sys
+from array import array
+from itertools import chain, islice, repeat
+from json.encoder import encode_basestring_ascii as quote
+from math import isfinite
+from operator import add, attrgetter, sub
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set, Tuple, Type
+from typing import IO, Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, Type
 
 from ymir_exc import _files
 from ymir_exc.env import current_env, is_main_rank
-from ymir_exc.errors import ResultError
-from ymir_exc.result_writer._values import INT32, is_modern, plain
-
-if TYPE_CHECKING:
-    from ymir_exc._models import Annotation
+from ymir_exc.errors import ArgumentError, ResultError
+from ymir_exc.result_writer._values import INT32, as_list, checked_class_names, is_modern, is_single, number_texts, plain, to_float
 
 _log = logging.getLogger(__name__)
 
 _ALGORITHMS = ("classification", "detection", "segmentation")
 _FORMATS = ("xyxy", "xywh")
 _FLUSH_BYTES = 1 << 20
+_BOXES_AT_ONCE = 20_000
 
 
 def write_infer_result(infer_result: Mapping[str, Any], algorithm: str = "detection") -> None:
@@ -29,25 +32,28 @@ def write_infer_result(infer_result: Mapping[str, Any], algorithm: str = "detect
 
     Args:
         infer_result: For detection, image path to a list of `Annotation`. For segmentation, a COCO mapping with images, categories and
-            annotations (contract 7.3).
+            annotations (contract 7.3); what has one meaning is put right: a missing area, run lengths that are not compressed, ...
         algorithm: 'detection' or 'segmentation'.
 
     Raises:
-        ResultError: An unknown algorithm, or a value that the platform would refuse; the earlier file stays.
+        ArgumentError: An unknown algorithm; also an AssertionError.
+        ResultError: A value that the platform would refuse; the earlier file stays.
         StorageError: It cannot be written; the earlier file stays.
     """
     if not is_main_rank():
         return
     if algorithm not in _ALGORITHMS:
-        raise AssertionError(f"unknown algorithm {algorithm!r}: must be one of {', '.join(_ALGORITHMS)}")
+        raise ArgumentError(f"unknown algorithm {algorithm!r}: must be one of {', '.join(_ALGORITHMS)}")
     if algorithm == "classification":
         raise ResultError("the platform takes no classification results", hint="write detections or a segmentation")
     if algorithm == "segmentation":
-        write_json(plain(infer_result))
+        from ymir_exc.result_writer.segmentation import platform_coco
+        write_json(platform_coco(infer_result))
         return
+    quoted = _Quoted()
     with _open_sink() as sink:
-        for path, objects in _last_of_each_name(infer_result):
-            sink.image(path, [_annotation_text(path, item) for item in objects])
+        for name, objects in _last_of_each_name(infer_result):
+            sink.image(name, _image_text(name, objects, quoted))
 
 
 def write_json(content: Any) -> None:
@@ -62,46 +68,78 @@ def write_json(content: Any) -> None:
         raise ResultError(f"the predictions hold a value that JSON has no word for: {e}", hint="NaN and infinity are not allowed") from None
     path = current_env().output.infer_result_file
     _files.make_folder(os.path.dirname(path))
-    _files.write_bytes(path, data)
+    _files.write_bytes(path, data, shared=True)
 
 
 def _last_of_each_name(infer_result: Mapping[str, Any]) -> Iterable[Tuple[str, Any]]:
     """The platform knows an image by its file name alone: of two of the same name the later one counts."""
     by_name: Dict[str, Any] = {}
+    if not isinstance(infer_result, Mapping):
+        raise ResultError(f"the predictions must map image paths to lists of annotations, not be {infer_result!r:.80}")
     for path, objects in infer_result.items():
         name = os.path.basename(os.fspath(path))
+        if not isinstance(objects, Iterable):
+            raise ResultError(f"{name}: its annotations must be a list, not {objects!r:.80}")
         if name in by_name:
             _log.warning("two images are called %s; the platform sees the later one only", name)
         by_name[name] = objects
     return by_name.items()
 
 
-def _annotation_text(image: str, item: Annotation) -> str:
+_pixels_of = attrgetter("x", "y", "w", "h")
+
+
+def _image_text(image: str, objects: Sequence[Any], quoted: _Quoted) -> str:
+    """The boxes of an image as JSON, at the speed of C where all is as `Annotation` left it."""
     try:
-        box, score = item.box, item.score
-        if type(score) is float and type(box.x) is type(box.y) is type(box.w) is type(box.h) is int and math.isfinite(score):
-            return (f'{{"class_name": {_quoted(item.class_name)}, "score": {score!r}, '
-                    f'"box": {{"x": {box.x}, "y": {box.y}, "w": {box.w}, "h": {box.h}}}}}')
-    except AttributeError:    # somebody else's class with a `dict` of its own
+        pixels = list(chain.from_iterable([_pixels_of(item.box) for item in objects]))
+        whole = iter(array("i", pixels).tolist())    # takes whole numbers of 32 bits only
+        scores = array("d", [item.score for item in objects])
+        if isfinite(sum(scores)):
+            return ", ".join([
+                f'{{"class_name": {quoted[item.class_name]}, "score": {score}, "box": {{"x": {x}, "y": {y}, "w": {w}, "h": {h}}}}}'
+                for item, score, x, y, w, h in zip(objects, number_texts(scores.tolist()), whole, whole, whole, whole)])
+    except (AttributeError, TypeError, ValueError, OverflowError):
         pass
-    made = plain(item.dict())
-    score = made.get("score")
-    if not isinstance(score, (int, float)) or not math.isfinite(score):
-        raise ResultError(f"{image}: a detection of {made.get('class_name')!r} has the score {score}", hint="scores must be finite")
-    return json.dumps(made, allow_nan=False)
+    return ", ".join([_checked_text(image, item) for item in objects])
 
 
-_quoted_names: Dict[str, str] = {}
+def _checked_text(image: str, item: Any) -> str:
+    """Of one box that was altered, or comes from a class of somebody else with a `dict` of its own."""
+    if not isinstance(item, Mapping) and not hasattr(item, "dict"):
+        raise ResultError(f"{image}: {item!r:.80} is no Annotation")
+    made = plain(item if isinstance(item, Mapping) else item.dict())
+    try:
+        label, score, box = made["class_name"], to_float(made["score"]), {key: made["box"][key] for key in ("x", "y", "w", "h")}
+        more = {key: value for key, value in made["box"].items() if key not in box}
+    except (KeyError, TypeError, AttributeError):
+        raise ResultError(f"{image}: a detection needs class_name, score and box with x, y, w, h; has {made!r:.200}") from None
+    if score is None or not isfinite(score):
+        raise ResultError(f"{image}: a detection of {label!r} has the score {made['score']}", hint="scores must be finite")
+    if not isinstance(label, str) or not label.strip():
+        raise ResultError(f"{image}: a detection has the class name {label!r}", hint="the platform needs text")
+    for key, value in box.items():
+        number = to_float(value)
+        if number is None or not -INT32 <= number <= INT32:
+            raise ResultError(f"{image}: {key} of the box of {label!r} is {value!r}", hint="pixels must be numbers of at most 32 bits")
+        box[key] = int(number)
+    angle = to_float(more.pop("rotate_angle", 0.0))
+    if more or angle is None or not isfinite(angle):
+        raise ResultError(f"{image}: the box of {label!r} has {more or made['box']!r:.200}",
+                          hint="x, y, w, h, and perhaps a finite rotate_angle")
+    if "rotate_angle" in made["box"]:
+        box["rotate_angle"] = angle
+    return json.dumps({**made, "score": score, "box": box}, allow_nan=False)
 
 
-def _quoted(name: str) -> str:
-    """JSON of a class name, of which there are few."""
-    found = _quoted_names.get(name)
-    if found is None:
-        if len(_quoted_names) > 100_000:
-            _quoted_names.clear()
-        found = _quoted_names[name] = json.dumps(name)
-    return found
+class _Quoted(Dict[Any, str]):
+    """JSON of class names, each made once."""
+
+    def __missing__(self, name: Any) -> str:
+        if not isinstance(name, str) or not name.strip():
+            raise ValueError(f"the class name {name!r}")
+        made = self[name] = quote(name)
+        return made
 
 
 class _Sink:
@@ -114,9 +152,9 @@ class _Sink:
         self._pending_size = 0
         self._comma = ""
 
-    def image(self, name: str, texts: Sequence[str]) -> None:
-        """Add an image with its boxes, each as JSON."""
-        self.text(f'{self._comma}{json.dumps(name)}: {{"{self._key}": [{", ".join(texts)}]}}')
+    def image(self, name: str, boxes: str) -> None:
+        """Add an image with the JSON of its boxes."""
+        self.text(f'{self._comma}{quote(name)}: {{"{self._key}": [{boxes}]}}')
         self._comma = ", "
 
     def text(self, text: str) -> None:
@@ -136,7 +174,7 @@ def _open_sink() -> Iterator[_Sink]:
     current = current_env()
     path = current.output.infer_result_file
     _files.make_folder(os.path.dirname(path))
-    with _files.open_atomic(path) as f:
+    with _files.open_atomic(path, shared=True) as f:
         sink = _Sink(f, "boxes" if is_modern(current) else "annotations")
         sink.text('{"detection": {')
         yield sink
@@ -151,26 +189,31 @@ class InferResultWriter:
             for path, boxes, scores, class_ids in predictions:
                 results.add(path, boxes, scores, class_ids)
 
-    Coordinates are rounded to whole pixels, which is all that the platform takes.
+    Coordinates are rounded to whole pixels, which is all that the platform takes. Scores of 32-bit floats are written with the nine
+    digits that tell each of them, all others in full.
 
     Args:
         class_names: The classes, in the order that `class_ids` count.
         box_format: 'xyxy' (left, top, right, bottom; the right and bottom edges are outside) or 'xywh'.
 
     Raises:
-        ResultError: At `add`: shapes that do not fit, a coordinate beyond 32 bits, a score that is not finite, an unknown class, an image
-            of a name that was added before.
+        ResultError: Shapes that do not fit, a coordinate beyond 32 bits, a score that is not finite, an unknown class, an image of a name
+            that was added before; it names the image. Arrays are checked some thousand at once, or at the end of the block.
         StorageError: It cannot be written; the earlier file stays.
     """
 
     def __init__(self, class_names: Sequence[str], box_format: str = "xyxy") -> None:
         if box_format not in _FORMATS:
             raise ResultError(f"unknown box format {box_format!r}", hint=f"one of {', '.join(_FORMATS)}")
-        self._names = [json.dumps(str(name)) for name in class_names]
+        names = checked_class_names(class_names)
+        self._class_count = len(names)
+        self._labels: Dict[Any, str] = {key: quote(name) for number, name in enumerate(names) for key in (number, name)}
         self._is_xyxy = box_format == "xyxy"
         self._seen: Set[int] = set()
         self._stack = contextlib.ExitStack()
         self._sink: Optional[_Sink] = None
+        self._arrays: List[_Image] = []
+        self._waiting = 0
         self.count = 0
 
     def __enter__(self) -> InferResultWriter:
@@ -179,6 +222,14 @@ class InferResultWriter:
         return self
 
     def __exit__(self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]) -> None:
+        try:
+            if kind is None:
+                self._write_arrays()
+        except BaseException:
+            self._stack.__exit__(*sys.exc_info())
+            raise
+        finally:
+            self._sink = None
         self._stack.__exit__(kind, error, trace)
 
     def add(self, path: str, boxes: Any, scores: Any, class_ids: Any, *, image_size: Optional[Tuple[int, int]] = None,
@@ -187,24 +238,32 @@ class InferResultWriter:
 
         Args:
             path: The image, as in the candidate index.
-            boxes: `(N, 4)` pixels, float or int: an array, a tensor on the CPU or a list.
+            boxes: `(N, 4)` pixels, float or int: an array, a tensor or a list.
             scores: `(N,)`, higher is surer.
-            class_ids: `(N,)` indices into class_names.
+            class_ids: `(N,)` indices into class_names, or the names themselves.
             image_size: (width, height): boxes are clipped to it, and what has then no pixel is left out.
             rotate_angles: `(N,)`, for rotated boxes.
         """
-        name = os.path.basename(os.fspath(path))
         if self._sink is None:
             return
+        name = os.path.basename(os.fspath(path))
         self._check_name(name)
-        rows = _list(boxes), _list(scores), _list(class_ids), None if rotate_angles is None else _list(rotate_angles)
-        sizes = [len(row) for row in rows if row is not None]
-        if len(set(sizes)) != 1:
-            raise ResultError(f"{name}: {sizes[0]} boxes, {sizes[1]} scores and {sizes[2]} class indices do not fit together")
-        angles = rows[3] or [None] * sizes[0]
-        texts = [self._text(name, *row, image_size) for row in zip(*rows[:3], angles)]
-        self._sink.image(name, [text for text in texts if text])
         self.count += 1
+        image = _Image(name, boxes, scores, class_ids, rotate_angles, image_size)
+        arrays = _as_arrays(image)
+        if arrays is None:
+            self._write_arrays()
+            self._write(image)
+            return
+        if self._arrays and self._arrays[0].scores.dtype != arrays.scores.dtype:
+            if len(arrays.boxes):
+                self._write_arrays()
+            else:
+                arrays = arrays._replace(scores=arrays.scores.astype(self._arrays[0].scores.dtype))
+        self._arrays.append(arrays)
+        self._waiting += 1 + len(arrays.boxes)
+        if self._waiting > _BOXES_AT_ONCE:
+            self._write_arrays()
 
     def _check_name(self, name: str) -> None:
         key = hash(name)
@@ -212,41 +271,151 @@ class InferResultWriter:
             raise ResultError(f"the image {name} was added before", hint="the platform knows images by their file name alone")
         self._seen.add(key)
 
-    def _text(self, image: str, box: Sequence[float], score: float, class_id: float, angle: Optional[float],
-              size: Optional[Tuple[int, int]]) -> str:
-        try:
-            x, y, w, h = self._pixels(box, size)
-            label = self._names[_index(class_id, len(self._names))]
-            is_finite = math.isfinite(score)
-        except (ValueError, TypeError, OverflowError, IndexError) as e:
-            raise ResultError(f"{image}: box {box!r} of class {class_id!r}: {e}") from None
-        if not is_finite:
-            raise ResultError(f"{image}: a detection of {label} has the score {score}", hint="scores must be finite")
-        if size is not None and (w < 1 or h < 1):
-            return ""
-        turned = "" if angle is None else f', "rotate_angle": {float(angle)!r}'
-        return f'{{"class_name": {label}, "score": {float(score)!r}, "box": {{"x": {x}, "y": {y}, "w": {w}, "h": {h}{turned}}}}}'
+    def _write_arrays(self) -> None:
+        """Write what waits: many small arrays as one are much faster than each alone."""
+        waiting, self._arrays, self._waiting = self._arrays, [], 0
+        if waiting and self._sink is not None:
+            texts = self._texts(waiting)
+            if texts is None:
+                for image in waiting:
+                    self._write(image)    # one of which says what is wrong with it
+                return
+            for image, text in zip(waiting, texts):
+                self._sink.image(image.name, text)
 
-    def _pixels(self, box: Sequence[float], size: Optional[Tuple[int, int]]) -> Tuple[int, int, int, int]:
-        left, top, right, bottom = box
+    def _texts(self, images: Sequence[_Image]) -> Optional[List[str]]:
+        """The JSON of the boxes of each image, all arrays; None when something is wrong."""
+        import numpy as np
+        sizes = [len(image.boxes) for image in images]
+        edges = np.concatenate([image.boxes for image in images]).astype(float)
+        scores = np.concatenate([image.scores for image in images])
         if not self._is_xyxy:
-            right, bottom = left + right, top + bottom
+            edges[:, 2:] += edges[:, :2]
+        if not np.isfinite(scores).all() or not (np.abs(edges) <= INT32 // 2).all():
+            return None
+        edges = np.rint(edges).astype(np.int64)
+        owners = np.repeat(np.arange(len(images)), sizes)
+        if any(image.size is not None for image in images):
+            ends = np.array([(INT32, INT32) if image.size is None else image.size for image in images], np.int64)[owners]
+            is_clipped = np.array([image.size is not None for image in images])[owners]
+            edges = np.where(is_clipped[:, None], np.clip(edges, 0, np.hstack([ends, ends])), edges)
+            kept = ~is_clipped | (edges[:, 2:] > edges[:, :2]).all(axis=1)
+            edges, scores, owners = edges[kept], scores[kept], owners[kept]
+        else:
+            kept = slice(None)
+        edges[:, 2:] -= edges[:, :2]
+        try:
+            labels = [self._labels[key] for key in np.concatenate([image.class_ids for image in images])[kept].tolist()]
+        except KeyError:
+            return None
+        texts = iter(_box_texts(labels, number_texts(scores.tolist(), is_single(scores)), *edges.T.tolist()))
+        return [", ".join(islice(texts, count)) for count in np.bincount(owners, minlength=len(images)).tolist()]
+
+    def _write(self, image: _Image) -> None:
+        boxes, scores, class_ids = as_list(image.boxes), as_list(image.scores), as_list(image.class_ids)
+        angles = None if image.angles is None else as_list(image.angles)
+        if not len(boxes) == len(scores) == len(class_ids) == len(class_ids if angles is None else angles):
+            raise ResultError(f"{image.name}: {len(boxes)} boxes, {len(scores)} scores and {len(class_ids)} class indices do not fit "
+                              f"together{'' if angles is None else f' with {len(angles)} angles'}")
+        try:
+            text = self._text(boxes, scores, is_single(image.scores), class_ids, angles, image.size)
+        except (ValueError, TypeError, OverflowError, KeyError):
+            raise self._reason(image.name, boxes, scores, class_ids, angles, image.size) from None
+        if self._sink is not None:
+            self._sink.image(image.name, text)
+
+    def _text(self, boxes: List[Any], scores: List[Any], single: bool, class_ids: List[Any], angles: Optional[List[Any]],
+              size: Optional[Tuple[int, int]]) -> str:
+        """The JSON of an image's boxes.
+
+        Raises:
+            ValueError: Something is wrong; so mean TypeError, OverflowError and KeyError.
+        """
+        if not boxes:
+            return ""
+        if set(map(len, boxes)) != {4}:
+            raise ValueError("a box has four numbers")
+        left, top, right, bottom = zip(*boxes)
+        if not self._is_xyxy:
+            right, bottom = tuple(map(add, left, right)), tuple(map(add, top, bottom))
+        edges = [list(map(round, edge)) for edge in (left, top, right, bottom)]
         if size is not None:
-            left, right = min(max(left, 0), size[0]), min(max(right, 0), size[0])
-            top, bottom = min(max(top, 0), size[1]), min(max(bottom, 0), size[1])
-        x, y = round(left), round(top)
-        w, h = round(right) - x, round(bottom) - y
-        if not (-INT32 <= x <= INT32 and -INT32 <= y <= INT32 and -INT32 <= w <= INT32 and -INT32 <= h <= INT32):
-            raise ValueError("beyond 32 bits")
-        return x, y, w, h
+            edges = [_clipped(edge, int(size[axis % 2])) for axis, edge in enumerate(edges)]
+        x, y = edges[0], edges[1]
+        w, h = list(map(sub, edges[2], x)), list(map(sub, edges[3], y))
+        array("i", x + y + w + h)    # takes 32 bits only
+        numbers = list(map(float, scores))
+        if not all(map(isfinite, numbers)):
+            raise ValueError("a score is not finite")
+        texts = _box_texts([self._labels[key] for key in class_ids], number_texts(numbers, single), x, y, w, h)
+        if angles is not None:
+            texts = [f'{text[:-2]}, "rotate_angle": {_finite(angle)!r}}}}}' for text, angle in zip(texts, angles)]
+        if size is not None:
+            texts = [text for text, width, height in zip(texts, w, h) if width >= 1 and height >= 1]
+        return ", ".join(texts)
+
+    def _reason(self, image: str, boxes: List[Any], scores: List[Any], class_ids: List[Any], angles: Optional[List[Any]],
+                size: Optional[Tuple[int, int]]) -> ResultError:
+        """Which box of an image is wrong, and why."""
+        for box, score, class_id, angle in zip(boxes, scores, class_ids, angles or repeat(0.0)):
+            where = f"{image}: box {box!r} of class {class_id!r}"
+            number = to_float(score)
+            if number is None or not isfinite(number):
+                return ResultError(f"{where} has the score {score!r}", hint="scores must be finite")
+            try:
+                self._text([box], [number], False, [class_id], [angle], size)
+            except KeyError:
+                return ResultError(f"{where}: there are {self._class_count} classes", hint="an index, from 0, or one of class_names")
+            except OverflowError as e:
+                return ResultError(f"{where}: {e if 'infinity' in str(e) else 'beyond 32 bits'}")
+            except (ValueError, TypeError) as e:
+                return ResultError(f"{where}: {e}")
+        return ResultError(f"{image}: the boxes, scores or class indices cannot be used", hint="(N, 4), (N,) and (N,) numbers are wanted")
 
 
-def _list(values: Any) -> List[Any]:
-    return values.tolist() if hasattr(values, "tolist") else list(values)
+class _Image(NamedTuple):
+    """What was added."""
+
+    name: str
+    boxes: Any
+    scores: Any
+    class_ids: Any
+    angles: Any
+    size: Optional[Tuple[int, int]]
 
 
-def _index(class_id: float, count: int) -> int:
-    index = int(class_id)
-    if index != class_id or not 0 <= index < count:
-        raise IndexError(f"there are {count} classes")
-    return index
+def _as_arrays(image: _Image) -> Optional[_Image]:
+    """Copies as numpy's arrays, if that is loaded and types and shapes are the usual ones."""
+    np = sys.modules.get("numpy")
+    if np is None or image.angles is not None:
+        return None
+    try:
+        boxes, scores, class_ids = np.array(image.boxes), np.array(image.scores), np.array(image.class_ids)
+    except (ValueError, TypeError, RuntimeError):    # of unequal lengths, or on a GPU
+        return None
+    if scores.shape == (0,) == class_ids.shape and boxes.size == 0:    # nothing was found, and the types say nothing
+        boxes, class_ids = boxes.astype(float).reshape(0, 4), class_ids.astype(int)
+    if scores.dtype.kind != "f" or class_ids.dtype.kind not in "iu" or boxes.dtype.kind not in "fiu":
+        return None
+    if boxes.shape != (len(scores), 4) or class_ids.shape != scores.shape:
+        return None
+    return image._replace(boxes=boxes, scores=scores, class_ids=class_ids)
+
+
+def _box_texts(labels: Sequence[str], scores: Iterable[str], x: Sequence[int], y: Sequence[int], w: Sequence[int],
+               h: Sequence[int]) -> List[str]:
+    return [f'{{"class_name": {label}, "score": {score}, "box": {{"x": {left}, "y": {top}, "w": {width}, "h": {height}}}}}'
+            for label, score, left, top, width, height in zip(labels, scores, x, y, w, h)]
+
+
+def _clipped(edges: List[int], limit: int) -> List[int]:
+    if min(edges) >= 0 and max(edges) <= limit:
+        return edges
+    return [0 if edge < 0 else limit if edge > limit else edge for edge in edges]
+
+
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not isfinite(number):
+        raise ValueError(f"the angle {value!r}")
+    return number

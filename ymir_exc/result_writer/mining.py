@@ -2,23 +2,20 @@
 from __future__ import annotations
 
 import contextlib
-import heapq
-import math
 import os
-import tempfile
-from operator import itemgetter
+from array import array
+from itertools import accumulate
+from math import isfinite
 from types import TracebackType
-from typing import IO, Any, Iterable, Iterator, List, Optional, Sequence, Tuple, Type, Union
+from typing import IO, Any, Iterable, Iterator, List, Optional, Sequence, Tuple, Type
 
 from ymir_exc import _files
 from ymir_exc.env import current_env, is_main_rank
 from ymir_exc.errors import ResultError
-from ymir_exc.result_writer._values import to_float
+from ymir_exc.result_writer._values import as_list, is_single, number_texts, to_float
 
-_Row = Tuple[str, Union[int, float]]
-
-_LINES_AT_ONCE = 20_000
-_score = itemgetter(1)
+_LINES_AT_ONCE = 2000    # they stay in the processor's cache until they are written
+_WORTH_NUMPY = 20_000
 
 
 def write_mining_result(mining_result: Iterable[Tuple[str, float]]) -> None:
@@ -33,9 +30,17 @@ def write_mining_result(mining_result: Iterable[Tuple[str, float]]) -> None:
     """
     if not is_main_rank():
         return
-    rows = _checked(mining_result)
-    rows.sort(key=_score, reverse=True)
-    _write(rows)
+    rows = mining_result if isinstance(mining_result, (list, tuple)) else list(mining_result)
+    try:
+        paths, scores = _checked([path for path, _ in rows], [score for _, score in rows])
+    except (TypeError, ValueError) as e:
+        raise e if isinstance(e, ResultError) else ResultError(f"each row must be a path and a score: {e}") from None
+    keys = array("d", scores)
+    values: Sequence[Any] = scores if int in set(map(type, scores)) else keys    # the same numbers, side by side in memory
+    with _open_result() as f:
+        for chunk in _ranked(keys):
+            texts = number_texts([values[n] for n in chunk])
+            f.write(_encoded([f"{paths[n]}\t{text}\n" for n, text in zip(chunk, texts)]))
 
 
 class MiningResultWriter:
@@ -45,18 +50,24 @@ class MiningResultWriter:
             for paths, scores in batches:
                 ranking.add_batch(paths, scores)
 
+    Scores of 32-bit floats are written with the nine digits that tell each of them, all others in full.
+
     Args:
-        rows_in_memory: More rows than this are sorted in parts, kept in temporary files beside the result, and merged.
+        rows_in_memory: More rows than this are sorted in parts, kept in temporary files beside the result, and merged; then a row takes
+            some ten bytes of memory, whatever its path.
 
     Raises:
-        ResultError: At `add`: a score is NaN or infinite, or a path holds a tab or a line break.
+        ResultError: A score is NaN or infinite, or a path holds a tab or a line break.
         StorageError: The result cannot be written; the earlier file stays.
     """
 
-    def __init__(self, rows_in_memory: int = 1_000_000) -> None:
+    def __init__(self, rows_in_memory: int = 500_000) -> None:
         self._limit = rows_in_memory
-        self._rows: List[_Row] = []
+        self._lines: List[str] = []
+        self._keys = array("d")
         self._parts: List[IO[bytes]] = []
+        self._part_keys: List[array[float]] = []
+        self._is_main = is_main_rank()
         self.count = 0
 
     def __enter__(self) -> MiningResultWriter:
@@ -64,16 +75,22 @@ class MiningResultWriter:
 
     def __exit__(self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]) -> None:
         try:
-            if kind is None and is_main_rank():
+            if kind is None and self._is_main:
                 self._finish()
         finally:
+            self._lines, self._keys = [], array("d")
             for part in self._parts:
                 with contextlib.suppress(OSError):
                     part.close()
 
     def add(self, path: str, score: float) -> None:
         """Add one image."""
-        self.add_batch([path], [score])
+        if type(path) is str and type(score) is float and isfinite(score) and self._is_main:
+            self._lines.append(f"{path}\t{score}\n")
+            self._keys.append(score)
+            self._added(1)
+        else:
+            self.add_batch([path], [score])
 
     def add_batch(self, paths: Sequence[str], scores: Any) -> None:
         """Add some images.
@@ -82,80 +99,119 @@ class MiningResultWriter:
             paths: Their paths.
             scores: `(N,)`: a list, an array or a tensor.
         """
-        values = scores.tolist() if hasattr(scores, "tolist") else list(scores)
+        values = as_list(scores)
         if len(values) != len(paths):
             raise ResultError(f"{len(paths)} images and {len(values)} mining scores")
-        self._rows += _checked(zip(paths, values))
-        self.count += len(values)
-        if len(self._rows) >= self._limit:
+        if self._is_main:
+            names, numbers = _checked(paths, values)
+            texts = number_texts(numbers, is_single(scores))
+            self._lines += [f"{path}\t{text}\n" for path, text in zip(names, texts)]
+            self._keys.extend(numbers)
+        self._added(len(values))
+
+    def _added(self, count: int) -> None:
+        self.count += count
+        if len(self._lines) >= self._limit:
             self._spill()
 
     def _spill(self) -> None:
+        """Put what is in memory into a file of its own, in order."""
         folder = os.path.dirname(current_env().output.mining_result_file)
         _files.make_folder(folder)
-        self._rows.sort(key=_score, reverse=True)
+        import tempfile
+        lines, keys = self._lines, self._keys
+        self._lines, self._keys = [], array("d")
+        in_order = array("d")
         try:
-            part = tempfile.TemporaryFile(dir=folder)    # noqa: SIM115 - closed at the end of the block
+            part = tempfile.TemporaryFile("w+b", 1 << 18, dir=folder)    # noqa: SIM115 - closed at the end of the block
             self._parts.append(part)
-            for start in range(0, len(self._rows), _LINES_AT_ONCE):
-                part.write(_lines(self._rows[start: start + _LINES_AT_ONCE]))
+            for chunk in _ranked(keys):
+                part.write(_encoded([lines[n] for n in chunk]))
+                in_order.extend([keys[n] for n in chunk])
             part.seek(0)
         except OSError as e:
             raise _files.storage_error(folder, e) from e
-        self._rows = []
+        self._part_keys.append(in_order)
 
     def _finish(self) -> None:
-        self._rows.sort(key=_score, reverse=True)
         if not self._parts:
-            _write(self._rows)
+            with _open_result() as f:
+                for chunk in _ranked(self._keys):
+                    f.write(_encoded([self._lines[n] for n in chunk]))
             return
-        # heapq.merge is stable: of equals the part that was filled first comes first.
-        _write(heapq.merge(*map(_rows_of, self._parts), self._rows, key=_score, reverse=True))
+        self._spill()
+        keys = array("d")
+        for part in self._part_keys:
+            keys.extend(part)
+        following = [part.__next__ for part in self._parts]
+        part_of = _finder(list(accumulate(map(len, self._part_keys))))
+        self._part_keys = []
+        with _open_result() as f:
+            # In this order the lines of each part come one after the other.
+            for chunk in _ranked(keys):
+                f.write(b"".join([following[n]() for n in part_of(chunk)]))
 
 
-def _rows_of(part: IO[bytes]) -> Iterator[_Row]:
-    for line in part:
-        path, _, score = line.decode("utf-8", "surrogateescape").rstrip("\n").partition("\t")
-        yield path, float(score) if "." in score or "e" in score else int(score)
+def _finder(ends: List[int]) -> Any:
+    """A function that tells of row numbers in which part they are."""
+    try:
+        import numpy as np
+        return lambda chunk: np.searchsorted(ends, chunk, side="right").tolist()
+    except ImportError:
+        from bisect import bisect_right
+        return lambda chunk: [bisect_right(ends, n) for n in chunk]
 
 
-def _checked(given: Iterable[Tuple[str, float]]) -> List[_Row]:
-    """Rows of text and builtin finite numbers."""
-    rows = list(given)
-    if not rows:
-        return rows
-    paths, scores = zip(*rows)
-    # The usual case is checked at the speed of C: text and builtin numbers.
-    if not (set(map(type, scores)) <= {float, int} and set(map(type, paths)) == {str} and all(map(math.isfinite, scores))):
-        rows = [(os.fspath(path), _number(path, score)) for path, score in rows]
-        paths = tuple(path for path, _ in rows)
-    joined = "".join(paths)
-    if "\t" in joined or "\n" in joined or "\r" in joined:
-        bad = next(path for path in paths if "\t" in path or "\n" in path or "\r" in path)
-        raise ResultError(f"the path {bad!r} holds a tab or a line break, which result.tsv cannot carry")
-    return rows
+def _ranked(keys: array[float]) -> Iterator[List[int]]:
+    """The numbers of rows, the highest key first, of equals in their order; some at a time."""
+    order: Any = None
+    if len(keys) > _WORTH_NUMPY:
+        with contextlib.suppress(ImportError):
+            import numpy as np
+            order = np.argsort(-np.frombuffer(keys), kind="stable")
+    if order is None:
+        order = array("q", sorted(range(len(keys)), key=keys.__getitem__, reverse=True))
+    for start in range(0, len(keys), _LINES_AT_ONCE):
+        yield order[start: start + _LINES_AT_ONCE].tolist()
 
 
-def _number(path: Any, score: Any) -> Union[int, float]:
-    if isinstance(score, int):
-        return int(score)
+def _checked(paths: Sequence[Any], scores: Sequence[Any]) -> Tuple[Sequence[str], Sequence[Any]]:
+    """Text, and builtin finite numbers."""
+    try:
+        # The usual case is checked at the speed of C.
+        is_usual = set(map(type, scores)) <= {float, int} and all(map(isfinite, scores))
+    except OverflowError:    # a whole number that is no float
+        is_usual = False
+    if not is_usual:
+        scores = [_number(path, score) for path, score in zip(paths, scores)]
+    if not set(map(type, paths)) <= {str}:
+        paths = [os.fspath(path) for path in paths]
+    return paths, scores
+
+
+def _number(path: Any, score: Any) -> Any:
     number = to_float(score)
-    if number is None or not math.isfinite(number):
+    if number is None or not isfinite(number):
         raise ResultError(f"the mining score of {path!r} is {score!r}", hint="scores must be finite numbers")
-    return int(score) if hasattr(score, "dtype") and getattr(score.dtype, "kind", "f") in "iu" else number
+    is_whole = isinstance(score, int) or getattr(getattr(score, "dtype", None), "kind", "f") in "iu"
+    return int(score) if is_whole else number
 
 
-def _write(rows: Iterable[_Row]) -> None:
+@contextlib.contextmanager
+def _open_result() -> Iterator[IO[bytes]]:
     path = current_env().output.mining_result_file
     _files.make_folder(os.path.dirname(path))
-    with _files.open_atomic(path) as f:
-        if isinstance(rows, list):
-            for start in range(0, len(rows), _LINES_AT_ONCE):
-                f.write(_lines(rows[start: start + _LINES_AT_ONCE]))
-        else:
-            for row in rows:
-                f.write(_lines([row]))
+    with _files.open_atomic(path, shared=True) as f:
+        yield f
 
 
-def _lines(rows: Sequence[_Row]) -> bytes:
-    return "".join([f"{path}\t{score}\n" for path, score in rows]).encode("utf-8", "surrogateescape")
+def _encoded(lines: List[str]) -> bytes:
+    """Refuses what would not be read back as one path and one score a line."""
+    text = "".join(lines)
+    if text.count("\t") != len(lines) or text.count("\n") != len(lines) or "\r" in text:
+        bad = next(line for line in lines if line.count("\t") != 1 or line.count("\n") != 1 or "\r" in line)
+        raise ResultError(f"the path {bad.rpartition(chr(9))[0]!r} holds a tab or a line break, which result.tsv cannot carry")
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as e:
+        raise ResultError(f"the path {text[e.start - 40: e.end + 40]!r} is no text") from None

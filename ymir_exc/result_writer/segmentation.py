@@ -9,7 +9,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple, Typ
 from ymir_exc import _rle
 from ymir_exc.env import is_main_rank
 from ymir_exc.errors import ResultError
-from ymir_exc.result_writer._values import to_float
+from ymir_exc.result_writer._values import checked_class_names, plain, to_float
 from ymir_exc.result_writer.detections import write_json
 
 
@@ -34,7 +34,7 @@ class SegmentationResultWriter:
     """
 
     def __init__(self, class_names: Sequence[str]) -> None:
-        self._class_names = [str(name) for name in class_names]
+        self._class_names = checked_class_names(class_names)
         self._images: List[Dict[str, Any]] = []
         self._image_ids: Dict[str, int] = {}
         self._annotations: List[Dict[str, Any]] = []
@@ -133,6 +133,74 @@ class SegmentationResultWriter:
         if list(rle["size"]) != size:
             raise ResultError(f"{image['file_name']}: the mask is {rle['size']}, the image {size} (height, width)")
         return rle
+
+
+def platform_coco(given: Any) -> Dict[str, Any]:
+    """A COCO mapping as the platform takes it (contract 7.3).
+
+    What has one meaning is put right: folders before file names, run lengths that are not compressed, several polygons, a missing bbox or
+    area, `score` and `is_crowd` for `confidence` and `iscrowd`. An object without a pixel is left out, as the platform does.
+
+    Raises:
+        ResultError: The platform would fail the task, or lose an object.
+    """
+    coco = plain(given)
+    if not isinstance(coco, dict):
+        raise ResultError(f"a segmentation must be a COCO mapping, not a {type(given).__name__}")
+    images = _by_id(coco, "images", "file_name")
+    categories = _by_id(coco, "categories", "name")
+    for image in images.values():
+        image["file_name"] = os.path.basename(str(image["file_name"]))
+    made = [_platform_object(f"annotations[{n}]", item, images, categories) for n, item in enumerate(_entries(coco, "annotations"))]
+    return {**coco, "annotations": [item for item in made if item["bbox"][2] >= 1 and item["bbox"][3] >= 1]}
+
+
+def _entries(coco: Mapping[str, Any], key: str) -> List[Dict[str, Any]]:
+    entries = coco.get(key)
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ResultError(f"the COCO mapping needs {key}: a list of mappings, not {entries!r:.80}")
+    return entries
+
+
+def _by_id(coco: Mapping[str, Any], key: str, name: str) -> Dict[Any, Dict[str, Any]]:
+    entries = _entries(coco, key)
+    if not all(isinstance(entry.get("id"), (int, str)) and name in entry for entry in entries):
+        raise ResultError(f"{key}: each entry needs id and {name}")
+    found = {entry["id"]: entry for entry in entries}
+    if len(found) != len(entries):
+        raise ResultError(f"{key}: an id is there twice", hint="the platform drops one of them")
+    return found
+
+
+def _platform_object(where: str, item: Dict[str, Any], images: Mapping[Any, Any], categories: Mapping[Any, Any]) -> Dict[str, Any]:
+    for key, known in (("image_id", images), ("category_id", categories)):
+        if not isinstance(item.get(key), (int, str)) or item[key] not in known:
+            raise ResultError(f"{where}: {key} {item.get(key)!r:.80} is not among the ids", hint="the platform leaves such an object out")
+    mask = item.get("segmentation")
+    is_read = len(mask) == 1 if isinstance(mask, list) else isinstance(mask, dict) and isinstance(mask.get("counts"), str)
+    try:
+        if not mask:    # a box alone
+            item.pop("segmentation", None)
+        elif not is_read or not {"bbox", "area"} <= item.keys():
+            rle = _compressed(mask, images[item["image_id"]])
+            item.setdefault("bbox", list(_rle.bbox(rle)))
+            item.setdefault("area", _rle.area(rle))
+            item["segmentation"] = mask if is_read else rle
+        _, _, w, h = (int(edge) for edge in item["bbox"])
+        item.setdefault("area", w * h)
+        for key, other, kind in (("confidence", "score", float), ("iscrowd", "is_crowd", int)):
+            if key in item or other in item:
+                item[key] = kind(item[key] if key in item else item[other])
+    except (ValueError, TypeError, KeyError, OverflowError) as e:
+        raise ResultError(f"{where}: {e!r:.200}", hint="an object needs bbox [x, y, w, h], or a mask to take it from") from None
+    return item
+
+
+def _compressed(mask: Any, image: Mapping[str, Any]) -> Dict[str, Any]:
+    if isinstance(mask, list):
+        return _rle.from_polygons(mask, int(image["height"]), int(image["width"]))
+    counts, height, width = _rle._checked(mask)
+    return {"size": [height, width], "counts": _rle.counts_to_text(counts)}
 
 
 def _finite(image: Mapping[str, Any], score: Any) -> float:

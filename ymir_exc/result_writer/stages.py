@@ -2,20 +2,21 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import math
 import os
 import re
 import time
-import warnings
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, TypeVar, cast
 
 from ymir_exc import _files
 from ymir_exc.env import current_env, is_main_rank
-from ymir_exc.errors import ResultError, StorageError
+from ymir_exc.errors import ResultError, deprecated
 from ymir_exc.result_writer._values import INT32, knows_stages, plain, to_float
 
 _log = logging.getLogger(__name__)
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 _MAX_MODEL_STAGES_COUNT_ = 11    # ten latest and the best
 _PRIMARY_METRICS = ("maskAP", "mIoU", "mAP")
@@ -48,14 +49,27 @@ def multiple_model_stages_supportable() -> bool:
     return knows_stages(current_env())
 
 
+def _accept_older_order(function: _F) -> _F:
+    """Take the order of the lines without `mAP` in the fourth place as well: `(name, files, metrics, timestamp, attachments, ...)`."""
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        if len(args) > 3 and (not isinstance(args[2], (Mapping, type(None))) or (isinstance(args[3], (int, float)) and args[3] > 1)):
+            args = (*args[:3], None, *args[3:])
+        return function(*args, **kwargs)
+
+    return cast(_F, wrapper)
+
+
+@_accept_older_order
 def write_model_stage(stage_name: str, files: Sequence[str], evaluation_result: Optional[Mapping[str, Any]] = None,
                       mAP: Optional[float] = None,
                       timestamp: Optional[int] = None, attachments: Optional[Mapping[str, Sequence[str]]] = None,
                       evaluate_config: Optional[Mapping[str, float]] = None) -> None:
     """Add a stage of the model to result.yaml, or replace the one of that name, and name the best one.
 
-    Eleven stages are kept: the best and the ten latest. The best has the highest maskAP, mIoU or mAP, whichever this call gives first in
-    that order; of equals the later one. Files of a stage that is dropped are deleted, unless another stage lists them.
+    Eleven stages are kept: the best and the ten latest, the one just written among them. The best has the highest maskAP, mIoU or mAP,
+    the first of these that any stage has; of equals the later one. Files of a stage that is dropped are deleted, unless another stage
+    lists them.
 
     A file straight in `models_dir` whose name does not tell the stage (`best.pt` for the stage `epoch_10`) is copied to
     `models_dir/<stage_name>/`, because the next stage is about to overwrite it. Links become files: the platform packs them as links.
@@ -86,6 +100,8 @@ def write_model_stage(stage_name: str, files: Sequence[str], evaluation_result: 
         return
     with _files.lock(os.path.dirname(path)):
         result = _read_result(path)
+        if timestamp is None:
+            stage = stage._replace(timestamp=max([stage.timestamp, *map(_seconds, result.get("model_stages", {}).values())]))
         _own_files(stage, current.output.models_dir)
         dropped = _merge_stage(result, stage)
         _merge_extras(result, *extras)
@@ -106,17 +122,17 @@ def write_training_result(stage_name: Optional[str] = None, files: Optional[Sequ
     value = legacy.pop("mAP", None)
     if legacy:
         raise TypeError(f"write_training_result() got unexpected arguments {', '.join(legacy)}")
-    write_model_stage(stage_name, files, evaluation_result, value, timestamp, attachments, evaluate_config)
+    write_model_stage(stage_name, files, evaluation_result, value, timestamp=timestamp, attachments=attachments,
+                      evaluate_config=evaluate_config)
 
 
 def _write_legacy_result(first: Any, second: Any, third: Any, legacy: Dict[str, Any]) -> None:
     """`(model_names, mAP, classAPs, **more)`: one nameless stage."""
-    warnings.warn("write_training_result(model_names, mAP, classAPs) is deprecated: call write_model_stage", DeprecationWarning,
-                  stacklevel=3)
+    deprecated("write_training_result(model_names, mAP, classAPs)", "call write_model_stage", stacklevel=4)
     names, value = legacy.pop("model_names", first), legacy.pop("mAP", second)
     per_class = legacy.pop("classAPs", third)
-    more = {**legacy, **({"class_aps": per_class} if per_class else {})}
-    write_model_stage("default_best_stage", list(names), {"mAP": value, **more})
+    more = {**legacy, **({"class_aps": per_class} if per_class is not None else {})}
+    write_model_stage("default_best_stage", names, {"mAP": value, **more})
 
 
 # ------------------------------------------------------------------------------------------------------------------------- files
@@ -125,15 +141,34 @@ def _own_files(stage: _Stage, models_dir: str) -> None:
     """Give the stage files of its own, so that what is written next does not change it."""
     for name in stage.files:
         own, common = os.path.join(models_dir, stage.name, name), os.path.join(models_dir, name)
-        source = own if os.path.islink(own) else common
-        if not os.path.isfile(source) or (source == common and _tells_stage(name, stage.name) and not os.path.islink(common)):
-            continue
-        if source == common and os.path.isfile(own) and not _is_newer(common, own):
-            continue
         try:
+            source = _to_copy(stage.name, name, own, common, models_dir)
+            if source is None:
+                continue
+            if not _is_inside(os.path.dirname(own), models_dir):
+                raise ResultError(f"stage {stage.name}: the folder of {own} is a link that leads out of {models_dir}",
+                                  hint="the platform sees what is inside only")
             _files.copy_file(source, own)
-        except StorageError as e:
+        except OSError as e:    # a full disk, or the file vanished meanwhile
             _log.warning("stage %s keeps no %s of its own, a later stage may overwrite it: %s", stage.name, name, e)
+
+
+def _to_copy(stage: str, name: str, own: str, common: str, models_dir: str) -> Optional[str]:
+    """The file that the stage needs a copy of, if it does."""
+    if os.path.isfile(own) and _is_linked(own, models_dir):
+        return own
+    if not os.path.isfile(common) or (_tells_stage(name, stage) and not _is_linked(common, models_dir)):
+        return None
+    return common if not os.path.isfile(own) or _is_newer(common, own) else None
+
+
+def _is_linked(path: str, models_dir: str) -> bool:
+    """Whether the file is a link, or lies in a folder that leads out."""
+    return os.path.islink(path) or not _is_inside(path, models_dir)
+
+
+def _is_inside(path: str, models_dir: str) -> bool:
+    return os.path.realpath(path).startswith(os.path.realpath(models_dir) + os.sep)
 
 
 def _tells_stage(name: str, stage: str) -> bool:
@@ -159,22 +194,25 @@ def _found(models_dir: str, stage: str, name: str) -> Optional[str]:
 
 def _delete_files(dropped: Mapping[str, Mapping[str, Any]], result: Mapping[str, Any], models_dir: str) -> None:
     """Free what dropped stages held, after the new result.yaml is in place."""
+    if not dropped:
+        return
     kept: Set[str] = set()
     for name, stage in result["model_stages"].items():
-        kept.update(os.path.realpath(path) for path in _places(models_dir, name, stage))
+        # Also where it is not found now: a common file that a stage has a copy of is still its name.
+        kept.update(os.path.realpath(os.path.join(models_dir, place, file)) for file in _safe_names(stage) for place in (name, ""))
     for name, stage in dropped.items():
-        for path in _places(models_dir, name, stage):
-            if os.path.realpath(path) not in kept:
+        for path in filter(None, [_found(models_dir, name, file) for file in _safe_names(stage)]):
+            if os.path.realpath(path) not in kept and _is_inside(os.path.join(os.path.dirname(path), "x"), models_dir):
                 with contextlib.suppress(OSError):
                     os.unlink(path)
                 _remove_empty(os.path.dirname(path), models_dir)
 
 
-def _places(models_dir: str, stage: str, entry: Mapping[str, Any]) -> List[str]:
-    names = entry.get("files") or []
-    found = [_found(models_dir, stage, name) for name in names if isinstance(name, str) and not os.path.isabs(name)
-             and ".." not in name.split("/")]
-    return [path for path in found if path is not None]
+def _safe_names(entry: Mapping[str, Any]) -> List[str]:
+    """The files of a stage, as result.yaml has it."""
+    names = entry.get("files")
+    return [name for name in names if isinstance(name, str) and not os.path.isabs(name) and ".." not in name.split("/")
+            and "\0" not in name] if isinstance(names, list) else []
 
 
 def _remove_empty(folder: str, models_dir: str) -> None:
@@ -197,13 +235,19 @@ def _merge_stage(result: Dict[str, Any], stage: _Stage) -> Dict[str, Any]:
     stages: Dict[str, Any] = result.setdefault("model_stages", {})
     stages.pop(stage.name, None)    # a stage that is written again is the latest one
     stages[stage.name] = stage.entry()
-    by_age = sorted(stages, key=lambda key: int(stages[key].get("timestamp", 0)))    # of equal seconds, in the order of writing
-    best = max(reversed(by_age), key=lambda key: float(stages[key].get(stage.primary, 0.0)))    # of equal metrics, the latest
-    spare = [key for key in by_age if key != best]
+    primary = next(key for key in _PRIMARY_METRICS if any(key in entry for entry in stages.values()))
+    by_age = sorted(stages, key=lambda key: _seconds(stages[key]))    # of equal seconds, in the order of writing
+    best = max(reversed(by_age), key=lambda key: to_float(stages[key].get(primary)) or 0.0)    # of equal metrics, the latest
+    spare = [key for key in by_age if key not in (best, stage.name)]    # a clock that was set back must not drop what was just written
     dropped = {key: stages.pop(key) for key in spare[: max(0, len(stages) - _MAX_MODEL_STAGES_COUNT_)]}
     result["best_stage_name"] = best
-    result[stage.primary] = stages[best].get(stage.primary, 0.0)
+    result[primary] = stages[best].get(primary, 0.0)
     return dropped
+
+
+def _seconds(entry: Mapping[str, Any]) -> int:
+    number = to_float(entry.get("timestamp"))
+    return int(number) if number is not None and 0 <= number <= INT32 else 0
 
 
 def _merge_extras(result: Dict[str, Any], attachments: Dict[str, List[str]], evaluate_config: Dict[str, float]) -> None:
@@ -220,16 +264,29 @@ def _flat(stage: _Stage) -> Dict[str, Any]:
     return {"model": list(dict.fromkeys(entry.pop("files"))), "map": stage.metrics[stage.primary], **entry}
 
 
+_written: Tuple[bytes, Dict[str, Any]] = (b"", {})
+"""The last result.yaml that this process wrote, and what it says: it is parsed again only when its bytes have changed."""
+
+
 def _read_result(path: str) -> Dict[str, Any]:
-    """The result.yaml as it stands; one that cannot be read is set aside, never silently overwritten."""
+    """The result.yaml as it stands; one that cannot be parsed is set aside, never silently overwritten."""
     from ymir_exc._yaml import load
     from ymir_exc.errors import ConfigError
-    if not os.path.exists(path) or os.path.getsize(path) == 0:
+    try:
+        with open(path, "rb") as f:
+            data = f.read()
+    except FileNotFoundError:
         return {}
+    except OSError as e:
+        raise _files.storage_error(path, e) from e
+    known, value = _written
+    if data == known:
+        more = {"attachments": {key: list(names) for key, names in value["attachments"].items()}} if value.get("attachments") else {}
+        return {**value, "model_stages": dict(value.get("model_stages", {})), **more} if value else {}
     try:
         value = load(path)
-    except ConfigError as e:
-        value = e
+    except ConfigError:
+        value = {"model": None}    # none of ours
     if isinstance(value, dict) and _holds_stages(value):
         return value
     aside = f"{path}.unreadable"
@@ -245,12 +302,34 @@ def _holds_stages(value: Mapping[str, Any]) -> bool:
 
 def _write_yaml(path: str, value: Dict[str, Any]) -> None:
     """Keys are sorted as ever, but the stages stand in the order of writing, which decides between equal timestamps."""
+    global _written
+    try:
+        data = _yaml_text(value).encode("utf-8")
+    except UnicodeEncodeError as e:    # a file name of bytes that are no UTF-8
+        raise ResultError(f"{path} cannot hold the text {e.object!r:.80}: it is not Unicode", hint="rename the file") from None
+    _files.write_bytes(path, data, shared=True)
+    _written = data, value
+
+
+_stage_texts: Dict[str, str] = {}
+
+
+def _yaml_text(value: Mapping[str, Any]) -> str:
+    """As `yaml.safe_dump` has it; the text of a stage is kept, because of eleven stages one is new."""
+    global _stage_texts
+    key = "model_stages"
+    head = {name: _sorted(value[name]) for name in sorted(value, key=str) if str(name) < key}
+    tail = {name: _sorted(value[name]) for name in sorted(value, key=str) if str(name) > key}
+    stages = {repr((name, entry)): (name, entry) for name, entry in value.get(key, {}).items()}
+    _stage_texts = {known: _stage_texts.get(known) or _dumped({key: {name: _sorted(entry)}}).partition("\n")[2]
+                    for known, (name, entry) in stages.items()}
+    return "".join([_dumped(head), f"{key}:\n" if stages else "", *_stage_texts.values(), _dumped(tail)])
+
+
+def _dumped(value: Mapping[str, Any]) -> str:
     import yaml
-    ordered = {key: _sorted(value[key]) if key != "model_stages" else {name: _sorted(stage) for name, stage in value[key].items()}
-               for key in sorted(value)}
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-    text = yaml.dump(ordered, Dumper=dumper, default_flow_style=False, sort_keys=False)
-    _files.write_bytes(path, text.encode("utf-8"))
+    return yaml.dump(value, Dumper=dumper, default_flow_style=False, sort_keys=False) if value else ""
 
 
 def _sorted(value: Any) -> Any:
@@ -265,7 +344,7 @@ def _checked_stage(stage_name: str, files: Sequence[str], evaluation_result: Any
         evaluation_result = {"mAP": evaluation_result}
     name = checked_name(stage_name)
     if not evaluation_result and m_ap is not None:
-        warnings.warn("mAP= is deprecated: use evaluation_result={'mAP': ...}", DeprecationWarning, stacklevel=3)
+        deprecated("mAP=", "use evaluation_result={'mAP': ...}", stacklevel=5)
         evaluation_result = {"mAP": m_ap}
     metrics = _metrics(name, evaluation_result)
     return _Stage(name, _file_names(name, files, models_dir), _timestamp(name, timestamp), metrics)
@@ -277,7 +356,7 @@ def checked_name(name: str) -> str:
     Raises:
         ResultError: It is no identifier, even with '_' for '-'.
     """
-    text = str(name).replace("-", "_")
+    text = "" if name is None else str(name).replace("-", "_")
     if not text.isidentifier() or len(text) > _MAX_NAME or text in _RESERVED_STAGES:
         raise ResultError(f"{name!r} cannot name a model stage", hint="use letters, digits and '_', not beginning with a digit: epoch_10")
     if text != str(name):
@@ -287,9 +366,7 @@ def checked_name(name: str) -> str:
 
 def _file_names(stage: str, files: Sequence[str], models_dir: str) -> List[str]:
     """Names relative to the stage's folder or models_dir, where the platform looks, in this order."""
-    if isinstance(files, (str, os.PathLike)):
-        raise ResultError(f"stage {stage}: files must be a list of names, not {files!r}")
-    names = [_relative(stage, os.fspath(name), models_dir) for name in files]
+    names = [_relative(stage, name, models_dir) for name in _names(f"stage {stage}: files", files)]
     if not names:
         raise ResultError(f"stage {stage}: no model files are given")
     for name in names:
@@ -297,6 +374,18 @@ def _file_names(stage: str, files: Sequence[str], models_dir: str) -> List[str]:
             _log.warning("stage %s: the model file %s is neither in %s/%s nor in %s: the platform will refuse the model if it is not "
                          "there when the task ends", stage, name, models_dir, stage, models_dir)
     return names
+
+
+def _names(where: str, given: Any) -> List[str]:
+    if hasattr(given, "tolist"):    # numpy
+        given = given.tolist()
+    if isinstance(given, (str, bytes, os.PathLike, Mapping)) or not isinstance(given, Iterable):
+        raise ResultError(f"{where}: must be a list of file names, not {given!r:.80}")
+    names = list(given)
+    for name in names:
+        if not isinstance(name, (str, os.PathLike)) or "\0" in os.fspath(name):
+            raise ResultError(f"{where}: {name!r:.80} is no file name")
+    return [os.fspath(name) for name in names]
 
 
 def _relative(stage: str, name: str, models_dir: str) -> str:
@@ -310,10 +399,10 @@ def _relative(stage: str, name: str, models_dir: str) -> str:
 
 
 def _timestamp(stage: str, value: Optional[int]) -> int:
-    seconds = int(time.time() if value is None else value)
-    if not 0 <= seconds <= INT32:
-        raise ResultError(f"stage {stage}: timestamp {seconds} is not in seconds since 1970")
-    return seconds
+    seconds = to_float(time.time() if value is None else value)
+    if seconds is None or not 0 <= seconds <= INT32:
+        raise ResultError(f"stage {stage}: timestamp {value!r:.80} is not in seconds since 1970")
+    return int(seconds)
 
 
 def _metrics(stage: str, given: Optional[Mapping[str, Any]]) -> Dict[str, Any]:
@@ -352,17 +441,18 @@ def _count(stage: str, name: str, value: Any) -> int:
 
 
 def _attachments(given: Optional[Mapping[str, Sequence[str]]]) -> Dict[str, List[str]]:
-    made = {}
-    for section, names in (given or {}).items():
-        if isinstance(names, str):
-            raise ResultError(f"attachments: {section}: must be a list of file names, not {names!r}")
-        made[str(section)] = [os.fspath(name) for name in names]
-    return made
+    return {str(section): _names(f"attachments: {section}", names) for section, names in _items("attachments", given)}
+
+
+def _items(what: str, given: Any) -> Iterable[Tuple[Any, Any]]:
+    if given is not None and not isinstance(given, Mapping):
+        raise ResultError(f"{what} must be a mapping, not {given!r:.80}")
+    return (given or {}).items()
 
 
 def _evaluate_config(given: Optional[Mapping[str, float]]) -> Dict[str, float]:
     made = {}
-    for key, value in (given or {}).items():
+    for key, value in _items("evaluate_config", given):
         number = to_float(value)
         if number is None or not math.isfinite(number):
             raise ResultError(f"evaluate_config: {key} is {value!r}", hint="the platform takes numbers only")
