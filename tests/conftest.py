@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from tests.supervised import Supervised
-from ymir_exc import settings
+from ymir_exc import errors, settings
 
 
 class Platform:
@@ -80,6 +80,12 @@ def platform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Platform:
     monkeypatch.delenv("RANK", raising=False)
     monkeypatch.delenv("YMIR_VERSION", raising=False)
     return made
+
+
+@pytest.fixture(autouse=True)
+def nothing_was_deprecated_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A deprecated call warns once a process; each test is one."""
+    monkeypatch.setattr(errors, "_deprecated", set())
 
 
 def pytest_configure():

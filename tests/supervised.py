@@ -50,12 +50,24 @@ def record(platform: Any) -> Record:
     return found
 
 
+def measured() -> List[str]:
+    """The words that let `python -m` count what a process reaches, when coverage is measured; of a killed one nothing is counted."""
+    coverage = sys.modules.get("coverage")
+    current = coverage.Coverage.current() if coverage is not None else None
+    if current is None:
+        return []
+    return ["coverage", "run", "--parallel-mode", f"--rcfile={ROOT / 'pyproject.toml'}",
+            f"--data-file={os.path.abspath(current.get_option('run:data_file'))}", "-m"]
+
+
 class Supervised:
     """Starts `ymir-exc run`, and leaves nothing behind."""
 
     def __init__(self, env_file: Optional[Path], folder: Path) -> None:
         self.env_file = env_file
         self.folder = folder
+        self.is_measured = True
+        """Whether coverage may be counted: not where imports, limits, the environment or the folder matter, which that would disturb."""
         self.started: List[subprocess.Popen] = []
 
     def environment(self, **more: str) -> Dict[str, str]:
@@ -66,7 +78,7 @@ class Supervised:
         return {**kept, **more}
 
     def command(self, *program: Word, options: Any = ()) -> List[Word]:
-        return [sys.executable, "-m", "ymir_exc", "run", *options, "--", *program]
+        return [sys.executable, "-m", *(measured() if self.is_measured else ()), "ymir_exc", "run", *options, "--", *program]
 
     def start(self, *program: Word, options: Any = (), before: Any = (), env: Optional[Dict[str, str]] = None,
               **kwargs: Any) -> subprocess.Popen:

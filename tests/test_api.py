@@ -20,7 +20,7 @@ NAMES = {
     "executor": ["Executor"],
     "util": ["find_free_port", "YmirStage", "YmirStageWeight", "YmirTask", "get_ymir_process", "get_merged_config", "get_weight_files",
              "get_bool", "filter_saved_files", "format_saved_files", "write_ymir_training_result", "write_ymir_monitor_process",
-             "write_monitor_logger_for_multiple_tasks", "convert_ymir_to_coco", "env", "rw", "edict", "osp", "glob", "yaml",
+             "write_monitor_logger_for_multiple_tasks", "convert_ymir_to_coco", "env", "rw", "edict", "osp", "glob", "json", "yaml",
              "get_gpu_ids", "pick_weight_file"],
     "dataset_convert": ["convert_ymir_to_coco", "convert_ymir_to_yolov5", "convert_ymir_to_mmseg", "convert_rgb_to_label_id",
                         "find_blank_area_in_dataset"],
@@ -29,7 +29,7 @@ NAMES = {
     "dataset_convert.ymir2mmseg": ["find_blank_area_in_dataset", "train_with_black_area_or_not", "convert_ymir_to_mmseg",
                                    "convert_rgb_to_label_id", "save_rgb_to_label_id"],
     "sysinfo": ["get_gpu_memory"],
-    "errors": ["YmirError", "classify"],
+    "errors": ["YmirError", "ArgumentError", "UnknownStageError", "UnknownDatasetError", "NoWeightsGivenError", "classify"],
 }
 
 # Parameters in order; a trailing '=' marks an optional one.

@@ -28,6 +28,13 @@ def test_the_platform_s_own_lines(platform):
     (b"/a.jpg\t/a.txt\textra\tmore\n", [("/a.jpg", "/a.txt")]),
     ("/a b/图 像.jpg\t/标 注.txt\n".encode(), [("/a b/图 像.jpg", "/标 注.txt")]),
     (b"/a.jpg \t/a.txt\n", [("/a.jpg ", "/a.txt")]),
+    (b"/a.jpg\t/a.txt\n/b.jpg\n", [("/a.jpg", "/a.txt"), ("/b.jpg", "")]),
+    (b"/a.jpg\t/a.txt\t/a.png\n/b.jpg\n", [("/a.jpg", "/a.txt"), ("/b.jpg", "")]),    # as many tabs as lines
+    (b"/a.jpg\t/a.txt\t\t/c\t/d\n/b.jpg\t/b.txt\n", [("/a.jpg", "/a.txt"), ("/b.jpg", "/b.txt")]),
+    (b"/a.jpg\t/a.txt\t\n/b.jpg\t\n/c.jpg\t/c.txt\n", [("/a.jpg", "/a.txt"), ("/b.jpg", ""), ("/c.jpg", "/c.txt")]),
+    (b"/a\n" * 3, [("/a", "")] * 3),
+    (b"/a\n\n \n/a\n", [("/a", "")] * 2),
+    (b"/" + b"a" * 70000 + b"\n/b\n", [("/" + "a" * 70000, ""), ("/b", "")]),    # longer than a block
     ("/a\u2028b\u0085c.jpg\t/a\x0cb.txt\n".encode(), [("/a\u2028b\u0085c.jpg", "/a\x0cb.txt")]),
 ])
 def test_grammar(platform, content, expected):
@@ -39,6 +46,7 @@ def test_grammar(platform, content, expected):
 @pytest.mark.parametrize(("content", "words"), [
     (b"/ok.jpg\nassets/1.jpg\t/a.txt\n", "line 2: 'assets/1.jpg' is not an absolute path"),
     (b"\t/a.txt\n", "line 1: '' is not an absolute path"),
+    (b"/ok.jpg\t/ok.txt\n" * 9000 + b"/a.jpg\t/a.txt\nb.jpg\t/b.txt\n", "line 9002: 'b.jpg' is not an absolute path"),
     (b"/ok.jpg\n\xff\xd8\xff\xe0\x00\n", "not UTF-8 text"),
 ])
 def test_bad_lines_are_named(platform, content, words):
@@ -98,7 +106,7 @@ def test_counts_by_split(platform):
 
 
 def test_broken_images_are_named(tmp_path, caplog):
-    from PIL import Image
+    Image = pytest.importorskip("PIL.Image")
     good, cut, text = tmp_path / "good.png", tmp_path / "cut.jpg", tmp_path / "text.jpg"
     Image.new("RGB", (40, 30), "red").save(good)
     Image.effect_noise((64, 64), 90).save(cut)

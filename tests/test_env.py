@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 
+import pydantic
 import pytest
 import yaml
 
@@ -62,6 +63,61 @@ def test_a_changed_file_and_a_changed_setting_are_seen_at_once(platform, monkeyp
     other.write_text("task_id: other")
     monkeypatch.setattr(settings, "DEFAULT_ENV_FILE_PATH", str(other))
     assert env.get_current_env().task_id == "other"
+
+
+def test_a_file_that_changes_again_within_one_tick_of_the_clock_is_seen(platform, monkeypatch):
+    write_env(platform, "task_id: t0")
+    stamp = os.stat(platform.env_file)
+    monkeypatch.setattr(env, "_SETTLED_NS", 10**15)    # it was changed just now, however slow this machine is
+    monkeypatch.setattr(os, "stat", lambda *_, **__: stamp)
+    for n in range(3):
+        write_env(platform, f"task_id: t{n}")
+        assert env.get_current_env().task_id == f"t{n}"
+    monkeypatch.setattr(env, "_SETTLED_NS", -1)
+    assert env.current_env() is env.current_env()    # a settled one is read once
+
+
+def test_right_values_need_no_pydantic_and_others_its_verdict(platform):
+    program = ("import sys\nfrom ymir_exc import env, result_writer, util\nutil.get_merged_config()\n"
+               "env.EnvConfig(task_id=7, protocol_version=1.1, input={'root_dir': '/x'})\n"
+               "result_writer.Annotation(class_name=3, score='0.5', box={'x': 1.7, 'y': 2, 'w': 3, 'h': 4, 'more': 5})\n"
+               "assert 'pydantic' not in sys.modules\nassert env.EnvConfig(run_infer='yes').run_infer is True\n"
+               "assert 'pydantic' in sys.modules")
+    environ = {**os.environ, "DEFAULT_ENV_FILE_PATH": str(platform.env_file)}
+    subprocess.run([sys.executable, "-c", program], env=environ, check=True)
+
+
+def test_what_pydantic_made_of_it_is_of_the_same_classes():
+    whole = {"run_mining": "on", "input": {"root_dir": b"/x"}, "output": env.EnvOutputConfig(root_dir="/y"), "unknown": 1}
+    for made in (env.EnvConfig(**whole), env.EnvConfig.parse_obj({**whole, 7: 7})):
+        assert (type(made.input), type(made.output), made.run_mining) == (env.EnvInputConfig, env.EnvOutputConfig, True)
+        assert (made.input.root_dir, made.output.root_dir, made.input.models_dir) == ("/x", "/y", "/in/models")
+        assert list(made.dict()) == list(env.EnvConfig().dict())
+    with pytest.raises(pydantic.ValidationError, match=r"2 validation errors for EnvConfig\s+run_infer\s+[^$]*input\.root_dir"):
+        env.EnvConfig(run_infer="perhaps", input={"root_dir": [1]})
+    for wrong in ([], "text", None):
+        with pytest.raises(pydantic.ValidationError):
+            env.EnvConfig.parse_obj(wrong)
+    assert env.EnvConfig.parse_obj(made) is made
+    assert env.EnvConfig().input is not env.EnvConfig().input
+
+
+def test_options_of_pydantic_and_fields_of_a_subclass():
+    current = env.EnvConfig(task_id="图")
+    assert current.dict(include={"task_id": True, "input": {"root_dir"}}) == {"task_id": "图", "input": {"root_dir": "/in"}}
+    assert current.json(include={"task_id"}) == '{"task_id":"图"}'
+    assert current.copy(update={"task_id": "b"}).task_id == "b"
+    assert current.copy().input is current.input
+    assert current.copy(deep=True).input is not current.input
+    assert str(current).startswith("task_id='图' ")
+    assert current != current.input
+    with pytest.raises(TypeError):
+        hash(current)
+
+    class More(env.EnvConfig):
+        queue: str = "none"
+
+    assert (More(queue="q", run_infer="yes").queue, More().queue, More(task_id=1).task_id) == ("q", "none", "1")
 
 
 def test_the_model_behaves_as_older_callers_expect(platform):

@@ -14,7 +14,10 @@ TREE = {
     "ConfigError": (300001, 4, ValueError), "DatasetError": (300002, 4, ValueError), "ImageError": (300003, 1, ValueError),
     "WeightsError": (300004, 1, ValueError), "ObjectTypeError": (300005, 4, ValueError), "GpuError": (300101, 1, RuntimeError),
     "NoGpuError": (300102, 1, RuntimeError), "OutOfMemoryError": (300103, 1, RuntimeError), "NanError": (300201, 1, ArithmeticError),
-    "NetworkError": (300301, 1, OSError), "ResultError": (160004, 1, ValueError), "StorageError": (160004, 1, OSError),
+    "NetworkError": (300301, 1, OSError), "ResultError": (160004, 1, ValueError),
+    "MissingKeyError": (300001, 4, AttributeError),
+    "UnknownDatasetError": (300002, 4, KeyError), "NoWeightsGivenError": (300004, 1, AttributeError),
+    "ArgumentError": (160004, 1, AssertionError), "UnknownStageError": (160004, 1, NotImplementedError), "StorageError": (160004, 1, OSError),
     "ProgramError": (160004, 1, RuntimeError), "Stopped": (160004, 143, RuntimeError), "YmirError": (160004, 1, Exception),
 }
 

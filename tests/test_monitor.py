@@ -1,6 +1,7 @@
 """monitor.txt as the platform polls it."""
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import stat
@@ -79,6 +80,21 @@ def test_a_full_disk_ends_no_training(platform, monkeypatch, caplog):
     assert caplog.text.count("progress was not written") == 1
     with pytest.raises(StorageError):
         monitor.write_monitor_logger(0.5, state=ExecutorState.ES_ERROR)
+
+
+def test_the_last_value_lands_when_the_disk_has_room_again(platform):
+    monitor.write_monitor_logger(0.1)
+    (platform.out / "monitor.txt").unlink()
+    (platform.out / "monitor.txt").mkdir()
+    for value in (0.2, 0.3):
+        monitor._writer.next_write = time.monotonic() + 0.5
+        monitor.write_monitor_logger(value)
+        assert monitor._writer.pending is not None
+        wait_for(lambda: monitor._writer.next_warning > 0)    # the thread tried, in vain
+        time.sleep(0.6)    # a thread that had been woken for an earlier test has gone to sleep by then
+    (platform.out / "monitor.txt").rmdir()
+    wait_for(lambda: (platform.out / "monitor.txt").exists())
+    assert columns(platform)[2] == "0.30"
 
 
 def test_the_last_value_of_a_worker_lands(platform):
@@ -234,6 +250,23 @@ def test_tensorboard_texts(platform):
     text = events.Tensors("notes/text_summary")[0].tensor_proto.string_val[0]
     assert text == b"```\nloss is 0.1\n```"
     assert events.SummaryMetadata("notes/text_summary").plugin_data.plugin_name == "text"
+
+
+def test_a_tensorboard_folder_that_cannot_be_written_is_named(platform):
+    platform.env["output"]["tensorboard_dir"] = str(platform.env_file)
+    platform.write()
+    with pytest.raises(StorageError, match=r"env\.yaml"):
+        monitor.write_tensorboard_text("text")
+
+
+def test_a_full_disk_is_told_of_a_tensorboard_text(platform, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    folder = str(platform.out / "tensorboard")
+    monkeypatch.setitem(monitor._tensorboard, folder, (os.getpid(), full))
+    with pytest.raises(StorageError, match="tensorboard: No space left"):
+        monitor.write_tensorboard_text("text")
 
 
 def test_a_missing_log_is_no_error(platform):

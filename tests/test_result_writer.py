@@ -256,7 +256,7 @@ def test_a_bad_score_costs_nothing(platform):
     with pytest.raises(ResultError, match=r"b\.jpg: a detection of 'cat' has the score nan"):
         rw.write_infer_result({"b.jpg": [Annotation(class_name="cat", score=float("nan"), box=box())]})
     with pytest.raises(ResultError, match="JSON"):
-        rw.write_infer_result({"images": [float("inf")]}, algorithm="segmentation")
+        rw.write_infer_result({"images": [], "categories": [], "annotations": [], "x": float("inf")}, algorithm="segmentation")
     assert "a.jpg" in (platform.out / "infer-result.json").read_text()
 
 
@@ -266,8 +266,8 @@ def test_doubled_names_are_said(platform, caplog):
 
 
 def test_segmentation_takes_numpy(platform):
-    rw.write_infer_result({"images": [], "annotations": [{"area": np.int64(3)}], "categories": []}, algorithm="segmentation")
-    assert json.loads((platform.out / "infer-result.json").read_text())["annotations"] == [{"area": 3}]
+    rw.write_infer_result({"images": [], "annotations": [], "categories": [{"id": np.int64(3), "name": "cat"}]}, algorithm="segmentation")
+    assert json.loads((platform.out / "infer-result.json").read_text())["categories"] == [{"id": 3, "name": "cat"}]
 
 
 def test_unknown_algorithms(platform):
@@ -322,3 +322,45 @@ def test_everything_written_is_safe_yaml(platform):
     text = (platform.out / "models/result.yaml").read_text()
     assert text.isascii(), "older readers open it in the locale's encoding"
     assert yaml.safe_load(text)["model_stages"]["s"]["files"] == ["模 型.pt"]
+
+
+class Foreign:
+    """A class of somebody else, with a `dict` of its own."""
+
+    def __init__(self, **box):
+        self.made = {"class_name": "cat", "score": np.float32(0.5), "box": {"x": 1, "y": 2, "w": 3, "h": 4, **box}}
+
+    def dict(self):
+        return self.made
+
+
+def test_boxes_of_another_class(platform):
+    rw.write_infer_result({"a.jpg": [Foreign(x=np.float32(1.9), rotate_angle=0.25), Annotation(class_name="dog", score=1, box=box())]})
+    found = json.loads((platform.out / "infer-result.json").read_text())["detection"]["a.jpg"]["boxes"]
+    assert found[0]["box"] == {"x": 1, "y": 2, "w": 3, "h": 4, "rotate_angle": 0.25}
+    assert found[1]["class_name"] == "dog"
+
+
+@pytest.mark.parametrize(("item", "words"), [
+    (Foreign(colour=1), "colour"),
+    (Foreign(x=None), "x of the box"),
+    (Foreign(x=2 ** 31), "2147483648"),
+    (Foreign(rotate_angle=float("nan")), "rotate_angle"),
+    (Annotation(class_name="cat", score=0.5, box=Box(x=2 ** 31, y=0, w=1, h=1)), "2147483648"),
+    (Annotation(class_name=" ", score=0.5, box=box()), "class name ' '"),
+    ({"class_name": "cat", "score": 0.5}, "needs class_name, score and box"),
+])
+def test_boxes_that_would_fail_the_whole_task(platform, item, words):
+    rw.write_infer_result({"earlier.jpg": []})
+    with pytest.raises(ResultError, match=words) as caught:
+        rw.write_infer_result({"/in/bad.jpg": [item]})
+    assert str(caught.value).startswith("bad.jpg: ")
+    assert "earlier.jpg" in (platform.out / "infer-result.json").read_text()
+
+
+def test_what_was_assigned_is_written_as_a_number(platform):
+    made = Annotation(class_name="cat", score=0.5, box=box())
+    made.score, made.box.x, made.box.y = np.float32(0.25), True, np.int64(7)
+    rw.write_infer_result({"a.jpg": [made]})
+    found = json.loads((platform.out / "infer-result.json").read_text())["detection"]["a.jpg"]["boxes"][0]
+    assert found == {"class_name": "cat", "score": 0.25, "box": {"x": 1, "y": 7, "w": 3, "h": 4}}

@@ -1,15 +1,22 @@
 """Each stage keeps its own weights; what is dropped is freed; nothing that another stage lists is touched."""
 from __future__ import annotations
 
+import copy
+import json
 import os
 import shutil
 import subprocess
 import time
 
 import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.contract import platform_rules
 from ymir_exc import result_writer as rw
+from ymir_exc.errors import ResultError
+from ymir_exc.result_writer import stages
 
 
 def write(platform, stage, files, value=0.5):
@@ -141,3 +148,83 @@ def test_names_of_an_odd_result_are_never_followed_outside(platform):
     platform.model("a.pt")
     write(platform, "new", ["a.pt"])
     assert outside.read_bytes() == b"mine"
+
+
+def test_a_stage_without_a_copy_does_not_take_the_common_file_along(platform):
+    """Others list it by name, and the training still writes it."""
+    platform.model("best.pt", b"w")
+    write(platform, "s0", ["best.pt"], 0.1)
+    (platform.out / "models/s0/best.pt").unlink()    # as if the disk had been full
+    for n in range(1, 13):
+        write(platform, f"s{n}", ["best.pt"], 0.5)
+    assert "s0" not in platform.result()["model_stages"]
+    assert (platform.out / "models/best.pt").exists()
+
+
+def test_nothing_is_written_or_deleted_through_a_folder_that_leads_out(platform):
+    outside = platform.root / "outside"
+    outside.mkdir()
+    (outside / "a.pt").write_bytes(b"mine")
+    models_dir = platform.out / "models"
+    (models_dir / "sub").symlink_to(outside)
+    write(platform, "s", ["sub/a.pt"])
+    assert packed(platform, "s", "sub/a.pt") == b"mine"
+    assert not (models_dir / "s/sub").is_symlink(), "the platform sees models_dir only"
+    (models_dir / "t").symlink_to(outside)
+    with pytest.raises(ResultError, match="leads out"):
+        write(platform, "t", ["a.pt"])
+    (models_dir / "result.yaml").write_text("best_stage_name: t\nmodel_stages:\n" + "".join(
+        f"  t{n if n else ''}: {{stage_name: t, timestamp: {n}, mAP: 0.{9 if n else 1}, files: [a.pt]}}\n" for n in range(11)))
+    platform.model("b.pt")
+    write(platform, "new", ["b.pt"])
+    assert "t" not in platform.result()["model_stages"]
+    assert sorted(os.listdir(outside)) == ["a.pt"]
+    assert (outside / "a.pt").read_bytes() == b"mine"
+
+
+def test_a_clock_that_was_set_back_drops_no_new_stage(platform):
+    platform.model("a.pt")
+    for n in range(11):
+        rw.write_model_stage(f"future_{n}", ["a.pt"], {"mAP": 0.5}, timestamp=2_000_000_000)
+    for n in range(5):
+        rw.write_model_stage(f"now_{n}", ["a.pt"], {"mAP": 0.1})
+    stages = platform.result()["model_stages"]
+    assert [name for name in stages if name.startswith("now")] == [f"now_{n}" for n in range(5)]
+    assert stages["now_4"]["timestamp"] == 2_000_000_000
+
+
+def test_names_with_quotes_and_semicolons_are_data(platform):
+    names = ["a b;rm -rf $(x).pt", "quote'\".pt", "line\nbreak.pt", "- dash: #.pt"]
+    for name in names:
+        platform.model(name, name.encode())
+    write(platform, "s", names)
+    assert platform.result()["model_stages"]["s"]["files"] == names
+    assert [packed(platform, "s", name) for name in names] == [name.encode() for name in names]
+
+
+@given(st.dictionaries(st.text(min_size=1, max_size=100), st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(max_size=200), st.lists(st.text(max_size=90), max_size=3),
+    st.dictionaries(st.text(max_size=9), st.text(max_size=90), max_size=3)), max_size=5), st.integers(0, 3))
+@settings(max_examples=150, deadline=None)
+def test_the_text_of_parts_is_that_of_the_whole(entry, count):
+    value = {"best_stage_name": "s0", "attachments": {"a": ["b"]}, "mAP": 0.5, "model_stages": {f"s{n}": entry for n in range(count)}}
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        return    # no YAML either
+    text = stages._yaml_text(value)
+    ordered = {key: {name: stages._sorted(dict(entry)) for name in value[key]} if key == "model_stages" else value[key]
+               for key in sorted(value) if value[key]}
+    ordered = copy.deepcopy(json.loads(json.dumps(ordered)))    # no list is there twice, which YAML would point out
+    assert text == yaml.dump(ordered, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper), default_flow_style=False, sort_keys=False)
+
+
+def test_a_result_that_somebody_else_changed_is_read_again(platform):
+    platform.model("a.pt")
+    write(platform, "s", ["a.pt"])
+    path = platform.out / "models/result.yaml"
+    info = path.stat()
+    path.write_text(path.read_text().replace("mAP: 0.5", "mAP: 0.6"))
+    os.utime(path, ns=(info.st_atime_ns, info.st_mtime_ns))    # of the same size, time and place
+    write(platform, "t", ["a.pt"], 0.1)
+    assert platform.result()["model_stages"]["s"]["mAP"] == 0.6

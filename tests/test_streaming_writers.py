@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import sys
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from tests.contract import platform_rules
 from ymir_exc import _rle
 from ymir_exc import result_writer as rw
 from ymir_exc.errors import ResultError
-from ymir_exc.result_writer import InferResultWriter, MiningResultWriter, SegmentationResultWriter
+from ymir_exc.result_writer import InferResultWriter, MiningResultWriter, SegmentationResultWriter, _values
 
 NAMES = ["cat", "狗 \"q\""]
 
@@ -49,14 +50,14 @@ def test_xywh_clipping_and_rotation(platform):
 @pytest.mark.parametrize(("arguments", "words"), [
     (([[0, 0, 1, 1]], [0.5, 0.5], [0]), "do not fit together"),
     (([[0, 0, 1, 1]], [float("nan")], [0]), "the score nan"),
-    (([[0, 0, 1, 1]], ["high"], [0]), "must be real number"),
+    (([[0, 0, 1, 1]], ["high"], [0]), "the score .high."),
     (([[0, 0, 1, 1]], [0.5], [2]), "there are 2 classes"),
     (([[0, 0, 1, 1]], [0.5], [-1]), "there are 2 classes"),
     (([[0, 0, 1, 1]], [0.5], [0.5]), "there are 2 classes"),
     (([[0, 0, float("nan"), 1]], [0.5], [0]), "NaN"),
     (([[0, 0, float("inf"), 1]], [0.5], [0]), "infinity"),
     (([[0, 0, 1e12, 1]], [0.5], [0]), "beyond 32 bits"),
-    (([[0, 0, 1]], [0.5], [0]), "not enough values"),
+    (([[0, 0, 1]], [0.5], [0]), "four numbers"),
 ])
 def test_what_the_platform_would_refuse_costs_nothing(platform, arguments, words):
     rw.write_infer_result({"earlier.jpg": []})
@@ -71,6 +72,85 @@ def test_an_image_twice_is_refused(platform):
     with pytest.raises(ResultError, match=r"a\.jpg was added before"), InferResultWriter(NAMES) as results:
         results.add("/x/a.jpg", [], [], [])
         results.add("/y/a.jpg", [], [], [])
+
+
+def test_classes_by_name(platform):
+    with InferResultWriter(NAMES) as results:
+        results.add("a.jpg", np.zeros((2, 4)), np.array([0.5, 0.5]), [NAMES[1], "cat"])
+    assert [item["class_name"] for item in detections(platform)["a.jpg"]["boxes"]] == [NAMES[1], "cat"]
+    with pytest.raises(ResultError, match=r"b\.jpg: .*bird.*there are 2 classes"), InferResultWriter(NAMES) as results:
+        results.add("b.jpg", [[0, 0, 1, 1]], [0.5], ["bird"])
+
+
+@pytest.mark.parametrize("names", ["cat", ["cat", " "], [""]])
+def test_class_names_that_the_platform_would_refuse(names):
+    for writer in (InferResultWriter, SegmentationResultWriter):
+        with pytest.raises(ResultError, match="class_names"):
+            writer(names)
+
+
+def test_arrays_are_written_as_lists_are(platform, monkeypatch):
+    """Arrays are joined and written some thousand boxes at once; lists one by one where numpy is not loaded."""
+    rng = np.random.default_rng(0)
+    given = []
+    for n in range(400):
+        count = int(rng.integers(0, 60)) if n % 3 else 0
+        given.append((f"{n}.jpg", rng.uniform(-50, 150, (count, 4)).round(1), rng.random(count), rng.integers(0, 2, count),
+                      (100, 80) if n % 2 else None))
+    lists = [(name, *[array.tolist() for array in arrays], size) for name, *arrays, size in given]
+
+    def written(images):
+        with InferResultWriter(NAMES, "xywh") as results:
+            for name, boxes, scores, class_ids, size in images:
+                results.add(name, boxes, scores, class_ids, image_size=size)
+                if not isinstance(boxes, list):
+                    boxes[:] = scores[:] = -1    # the caller's arrays are free again
+        return (platform.out / "infer-result.json").read_bytes()
+
+    of_arrays = written(given)
+    assert len(of_arrays) > 500_000
+    monkeypatch.delitem(sys.modules, "numpy")
+    assert written(lists) == of_arrays
+
+
+def test_a_bad_array_is_named_among_many(platform):
+    with pytest.raises(ResultError, match=r"^50\.jpg: .*the score nan"), InferResultWriter(NAMES) as results:
+        for n in range(100):
+            results.add(f"{n}.jpg", np.zeros((1, 4)), np.array([float("nan") if n == 50 else 0.5]), np.array([0]))
+    assert not (platform.out / "infer-result.json").exists()
+
+
+def test_floats_of_32_bits_come_back_as_they_were(platform):
+    scores = np.random.default_rng(0).random(500).astype(np.float32) ** 9
+    with InferResultWriter(NAMES) as results, MiningResultWriter() as ranking:
+        results.add("a.jpg", np.zeros((500, 4)), scores, np.zeros(500, int))
+        ranking.add_batch([f"{n}.jpg" for n in range(500)], scores)
+    written = [item["score"] for item in detections(platform)["a.jpg"]["boxes"]]
+    assert (np.array(written).astype(np.float32) == scores).all()
+    lines = (platform.out / "result.tsv").read_text().splitlines()
+    assert [np.float32(line.split("\t")[1]) for line in lines] == sorted(scores, reverse=True)
+
+
+def test_orjson_writes_the_same_numbers(platform, monkeypatch):
+    class Orjson:
+        """Writes as the library does: no blanks, other exponents."""
+
+        @staticmethod
+        def dumps(numbers):
+            if any(isinstance(number, int) and abs(number) >= 2 ** 64 for number in numbers):
+                raise TypeError("Integer exceeds 64-bit range")
+            return json.dumps(numbers, separators=(",", ":")).replace("e-0", "e-").encode()
+
+    _values._orjson.cache_clear()
+    monkeypatch.setitem(sys.modules, "orjson", Orjson)
+    scores = [0.1, 1e-7, 3, 2.5]
+    try:
+        assert [float(text) for text in _values.number_texts(scores)] == scores
+        assert list(_values.number_texts([10 ** 30, 1.5])) == [str(10 ** 30), "1.5"]
+        rw.write_mining_result([("/a.jpg", 0.1), ("/b.jpg", 1e-7)])
+        assert (platform.out / "result.tsv").read_text() == "/a.jpg\t0.1\n/b.jpg\t1e-7\n"
+    finally:
+        _values._orjson.cache_clear()
 
 
 def test_an_unknown_box_format():
@@ -135,6 +215,23 @@ def test_a_bad_score_in_the_stream_costs_nothing(platform):
     with pytest.raises(ResultError, match="2 images and 1"), MiningResultWriter() as ranking:
         ranking.add_batch(["/b.jpg", "/c.jpg"], [0.5])
     assert (platform.out / "result.tsv").read_text() == "/earlier.jpg\t1.0\n"
+
+
+@pytest.mark.parametrize("rows_in_memory", [1_000_000, 7_000])
+@pytest.mark.parametrize("has_numpy", [True, False])
+def test_large_rankings_with_and_without_numpy(platform, monkeypatch, rows_in_memory, has_numpy):
+    if not has_numpy:
+        monkeypatch.setitem(sys.modules, "numpy", None)
+    rng = random.Random(1)
+    rows = [(f"/{n}.jpg", rng.choice([0.5, 0.25, rng.random()])) for n in range(30_000)]
+    expected = "".join(f"{path}\t{score}\n" for path, score in sorted(rows, key=lambda row: -row[1]))
+    with MiningResultWriter(rows_in_memory) as ranking:
+        for path, score in rows[:15_000]:
+            ranking.add(path, score)
+        ranking.add_batch([path for path, _ in rows[15_000:]], [score for _, score in rows[15_000:]])
+    assert (platform.out / "result.tsv").read_text() == expected
+    rw.write_mining_result(iter(rows))
+    assert (platform.out / "result.tsv").read_text() == expected
 
 
 def test_an_empty_ranking(platform):

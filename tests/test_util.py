@@ -9,8 +9,8 @@ import pytest
 import yaml
 from easydict import EasyDict as edict
 
-from ymir_exc import monitor, util
-from ymir_exc.errors import ConfigError, ResultError, WeightsError
+from ymir_exc import env, monitor, util
+from ymir_exc.errors import ArgumentError, ConfigError, ResultError, WeightsError
 
 
 def template(platform, name, content):
@@ -68,6 +68,32 @@ def test_a_broken_template_is_said_and_passed_over(platform, caplog):
     template(platform, "training", "{unclosed")
     assert dict(util.get_merged_config().param) == platform.config
     assert "training-template.yaml" in caplog.text
+
+
+def test_a_merged_configuration_is_fresh_and_follows_each_of_its_files(platform, monkeypatch):
+    monkeypatch.setattr(env, "_SETTLED_NS", -1)    # each file below changes its size
+    template(platform, "training", {"lr": 0.1, "nested": {"a": [{"b": 1}]}})
+    first, second = util.get_merged_config(), util.get_merged_config()
+    assert first == second
+    assert type(first.param.nested.a[0]) is edict
+    assert first.param.nested.a is first.param["nested"]["a"]
+    first.param.nested.a[0].b = 2
+    first.param.class_names.append("bird")
+    first.ymir.output.models_dir = "/changed"
+    assert util.get_merged_config() == second
+    assert second.ymir.output.models_dir == str(platform.out / "models")
+    second.param.lr, second.param["momentum"] = 1, 2
+    assert (second.param["lr"], second.param.lr, second.param.momentum, second.param.get("momentum")) == (1, 1, 2, 2)
+    template(platform, "training", {"lr": 0.25})
+    assert util.get_merged_config().param.lr == 0.25
+    platform.config["lr"] = 0.3
+    assert (platform.write(), util.get_merged_config().param.lr)[1] == 0.3
+    del platform.config["lr"]
+    assert (platform.run("mining"), util.get_merged_config().param.get("lr"))[1] is None
+    platform.run("training")
+    (platform.root / "img-man" / "training-template.yaml").unlink()
+    assert "lr" not in util.get_merged_config().param
+    assert util.get_merged_config().ymir == env.get_current_env()
 
 
 def test_live_code(platform, tmp_path, monkeypatch):
@@ -212,7 +238,7 @@ def test_stage_progress(platform):
 def test_older_progress_formula():
     with pytest.warns(DeprecationWarning, match="write_ymir_monitor_process"):
         assert util.get_ymir_process(util.YmirStage.TASK, 0.5, task_idx=1, task_num=2) == pytest.approx(0.75)
-    with pytest.warns(DeprecationWarning), pytest.raises(ResultError):
+    with pytest.raises(ArgumentError):    # and no second warning
         util.get_ymir_process("task", 1.5)
 
 

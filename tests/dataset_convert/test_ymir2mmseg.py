@@ -70,7 +70,7 @@ def test_polygons_can_cover_all(segmented):
 
 
 def test_the_sample_is_the_same_for_everyone(segmented, platform):
-    index = platform.index("many", *(f"/{n}.jpg\tx" for n in range(1000)))
+    index = platform.index("many", *(f"/{n}.jpg\t/x" for n in range(1000)))
     first = list(module._sample(str(index), 100))
     assert first == list(module._sample(str(index), 100)) and len(set(first)) == 100
     assert (first[0][0], first[-1][0]) == ("/0.jpg", "/990.jpg")

@@ -14,6 +14,7 @@ from ymir_exc.host import launch, sample, workspace
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     root = tmp_path_factory.mktemp("data") / "a dataset 数据"
+    pytest.importorskip("PIL")
     sample.write_sample(root, images=4, candidates=2, size=64)
     return root
 

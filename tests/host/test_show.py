@@ -6,6 +6,8 @@ import io
 import os
 import pty
 
+import pytest
+
 from ymir_exc.host import sheet, show
 from ymir_exc.monitor import Record
 
@@ -33,6 +35,7 @@ def read_all(terminal: int) -> bytes:
 
 
 def test_on_a_terminal_a_live_bar():
+    pytest.importorskip("rich")
     parent, child = pty.openpty()
     with os.fdopen(child, "w") as stream, show.live("training", stream) as update:
         update(Record("t0", 0.0, 0.5, 2), 1.0)
@@ -43,6 +46,7 @@ def test_on_a_terminal_a_live_bar():
 
 
 def test_a_table_shows_cells_as_they_are():
+    pytest.importorskip("rich")
     out = io.StringIO()
     show.table("Title", ["name", "n"], [["[red]x[/red] <b> 图", "10"], ["y", "2"]], numbers=(1,), stream=out)
     lines = [line.rstrip() for line in out.getvalue().splitlines()]
@@ -51,7 +55,7 @@ def test_a_table_shows_cells_as_they_are():
 
 
 def test_a_sheet_of_detections(tmp_path):
-    from PIL import Image
+    Image = pytest.importorskip("PIL.Image")
     paths = []
     for n in range(3):
         paths.append(str(tmp_path / f"图 {n}.png"))

@@ -16,6 +16,7 @@ from ymir_exc.host import sample, workspace
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("data") / "a dataset 数据"
+    pytest.importorskip("PIL")
     sample.write_sample(root, images=12, candidates=4, size=64)
     return root
 
