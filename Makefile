@@ -5,6 +5,9 @@ ENGINE ?= local
 BASE_IMAGE ?= python:3.11-slim-bookworm
 TORCH_SPEC ?= torch==2.13.0
 BUILD_FLAGS ?=
+EXTRAS ?= dev,host
+COVERAGE ?=
+CONSTRAINTS ?=
 PYTEST_FLAGS ?=
 
 IN_VENV := $(VENV)/bin/python
@@ -17,9 +20,30 @@ demo: $(VENV)/.demo $(if $(filter-out local,$(ENGINE)),images)    ## train, mine
 	$(IN_VENV) det-demo-tmi/demo.py --engine $(ENGINE)
 
 test: $(VENV)/.dev $(VENV)/.demo $(if $(filter-out local,$(ENGINE)),images)    ## all tests; with ENGINE=docker the container tests
-	$(IN_VENV) -m pytest -m "$(if $(filter-out local,$(ENGINE)),docker,not docker)" $(PYTEST_FLAGS)
+	$(if $(COVERAGE),$(IN_VENV) -m coverage erase)
+	$(IN_VENV) -m $(if $(COVERAGE),coverage run --parallel-mode -m )pytest -m "$(if $(filter-out local,$(ENGINE)),docker,not docker)" $(PYTEST_FLAGS)
+	$(if $(COVERAGE),$(REPORT_COVERAGE))
 
-test-core: $(VENV)/.dev    ## the tests that need no torch, for other versions of Python
+# How much of what runs in an image the tests reach: `make test COVERAGE=1`. A process that a test kills leaves half a file behind.
+define REPORT_COVERAGE
+$(IN_VENV) -m coverage combine --quiet
+	rm -f .coverage.*
+	$(IN_VENV) -m coverage report --skip-covered
+	$(IN_VENV) -m coverage json -q -o - | $(IN_VENV) -c "$$BRANCHES"
+endef
+
+# Of coverage's own percentages none is of branches alone.
+define BRANCHES
+import json, sys
+totals = json.load(sys.stdin)["totals"]
+share = totals["covered_branches"] / totals["num_branches"]
+print(f"{share:.1%} of the branches of the core modules are reached; 95 % must be")
+sys.exit(share < 0.95)
+endef
+export BRANCHES
+
+# With EXTRAS=test nothing but the package and what its tests themselves need is installed.
+test-core: $(VENV)/.test    ## the tests that need no torch, for other versions of Python and of what the package needs
 	$(IN_VENV) -m pytest -m "not docker" --ignore tests/demo --ignore tests/test_packaging.py $(PYTEST_FLAGS)
 
 check: $(VENV)/.dev $(VENV)/.demo    ## style and types
@@ -40,7 +64,7 @@ wheel: $(VENV)/.dev    ## dist/: a wheel and a source archive
 	$(IN_VENV) -m build --outdir dist .
 
 clean:
-	rm -rf demo-run build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage
+	rm -rf demo-run build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage .coverage.*
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -53,6 +77,10 @@ $(VENV)/.core: $(VENV)/bin/python pyproject.toml
 $(VENV)/.demo: $(VENV)/.core
 	$(PIP) $(TORCH_SPEC)
 	$(PIP) --editable '.[demo,host]'
+	touch $@
+
+$(VENV)/.test: $(VENV)/bin/python pyproject.toml $(CONSTRAINTS)
+	$(PIP) $(CONSTRAINTS:%=--constraint %) --editable '.[$(EXTRAS)]'
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.core

@@ -1,6 +1,6 @@
 """YMIR to COCO and to YOLO: this package against the plainest correct way, and against what the disk alone costs.
 
-    python benchmarks/convert.py [--images 20000] [--boxes 10] [--rounds 3]
+    python benchmarks/convert.py [--images 20000] [--boxes 10] [--rounds 3] [--markdown]
 
 Each line is the median of the rounds, each run a process of its own, after one that warmed the page cache. The plain way is what a person
 writes: a line at a time, `PIL.Image.open(...).size` for the image (a header, not decoded), a dict an object and `json.dump` at the end, or
@@ -250,6 +250,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--boxes", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--markdown", action="store_true", help="write the table into RESULTS.md")
     parser.add_argument("--one", nargs=2)
     arguments = parser.parse_args()
     if arguments.one:
@@ -260,13 +261,17 @@ def main() -> None:
         make(root, arguments.images, arguments.boxes)
         warm_up(root)
         rounds = [{name: measure(name, root) for name in CONTENDERS} for _ in range(arguments.rounds)]
-    print(f"{arguments.images} images x {arguments.boxes} boxes, Python {sys.version.split()[0]}, median of {arguments.rounds}")
-    print(f"{'':18} {'wall s':>8} {'CPU s':>8} {'peak MiB':>9} {'wall, ours = 1':>15} {'CPU, ours = 1':>14}")
+    lines = ["| way | wall | CPU | peak memory | wall, ours = 1 | CPU, ours = 1 |", "|---|---|---|---|---|---|"]
     for name in CONTENDERS:
         wall, cpu, memory = (statistics.median(done[name][i] for done in rounds) for i in range(3))
         ours = name.split("_")[0] + "_ours"
         ratios = [statistics.median(done[name][i] / done[ours][i] for done in rounds) for i in range(2)]
-        print(f"{name:18} {wall:8.2f} {cpu:8.2f} {memory:9.0f} {ratios[0]:15.2f} {ratios[1]:14.2f}")
+        lines.append(f"| {name:15} | {wall:5.2f} s | {cpu:5.2f} s | {memory:4.0f} MiB | {ratios[0]:.2f} | {ratios[1]:.2f} |")
+    text = "\n".join([f"{arguments.images} images x {arguments.boxes} boxes, median of {arguments.rounds}", "", *lines])
+    print(text)
+    if arguments.markdown:
+        from core import write_section  # beside this program
+        write_section("benchmarks/convert.py", f"{__doc__.split(chr(10) * 2)[2].strip()}\n\n{text}")
 
 
 if __name__ == "__main__":

@@ -1,49 +1,54 @@
 """What the runtime's own calls cost, each beside the plainest correct way to do the same and beside the physical limit.
 
-    python benchmarks/core.py             # all lines, some minutes
-    python benchmarks/core.py monitor     # the lines whose name holds this word
+    python benchmarks/core.py                   # all lines, some minutes
+    python benchmarks/core.py --quick           # a twentieth of the data, less than a minute
+    python benchmarks/core.py --markdown        # and write the table into RESULTS.md
+    python benchmarks/core.py monitor stages    # the groups whose name holds one of the words
 
-Times are CPU seconds of this process where the work is its own, wall seconds where processes are started; medians of several rounds. `x`
-says how many times as long the plain way takes. The plain way reads or writes the same bytes with the standard library and PyYAML,
-checking nothing; writers publish by rename as ours do, but without fsync unless the line says so.
+Ours, the plain way and the limit are measured in turn, round by round; times are medians of CPU seconds of this process, of wall seconds
+where processes are started or the disk is waited for. `x` is the median over the rounds of plain / ours. The plain way reads or writes
+the same bytes with the standard library, PyYAML and pydantic, and checks nothing; writers publish by rename as ours do, without fsync
+unless the line says so. Peak memory is what a process of its own needed above what it had once the modules were loaded.
 """
 from __future__ import annotations
 
+import argparse
 import gc
 import json
 import os
+import platform
 import random
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 import yaml
 
-ROWS: List[Row] = []
+try:
+    import orjson
+except ModuleNotFoundError:
+    orjson = None
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+RESULTS = ROOT / "benchmarks/RESULTS.md"
+HEAD = "| work | ours | plainest correct way | x | beside the limit | peak memory |\n|---|---|---|---|---|---|"
 CASES: Dict[str, Callable[[Place], None]] = {}
-
-
-class Row(NamedTuple):
-    """One line of the table; seconds."""
-
-    name: str
-    ours: float
-    plain: float
-    plain_is: str
-    limit: Optional[float] = None
-    limit_is: str = ""
+LINES: List[str] = []
+Work = Callable[[], Any]
 
 
 class Place:
     """A task's folders, with the settings pointed at them."""
 
-    def __init__(self, root: Path) -> None:
-        self.root, self.out = root, root / "out"
+    def __init__(self, root: Path, scale: int) -> None:
+        self.root, self.out, self.scale = root, root / "out", scale
         for folder in ("in/annotations", "out/models", "out/tensorboard", "img-man"):
             (root / folder).mkdir(parents=True)
         inside = {key: str(root / "in" / name) for key, name in {
@@ -64,6 +69,17 @@ class Place:
         (root / "img-man/training-template.yaml").write_text(yaml.safe_dump(self.config))
         from ymir_exc import settings
         settings.DEFAULT_ENV_FILE_PATH = str(self.env_file)
+        time.sleep(0.1)    # a file that was written just now is read at every call
+
+    def many(self, count: int) -> int:
+        """So many of them, or fewer for a quick look."""
+        return count // self.scale
+
+    def environment(self) -> Dict[str, str]:
+        """For a new Python without the hooks of an editable install (`-S`), which would load half of what is measured."""
+        found = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+        path = os.pathsep.join([str(ROOT), *filter(None, sys.path[1:])])
+        return {**found, "PYTHONPATH": path, "DEFAULT_ENV_FILE_PATH": str(self.env_file)}
 
 
 def case(function: Callable[[Place], None]) -> Callable[[Place], None]:
@@ -72,51 +88,76 @@ def case(function: Callable[[Place], None]) -> Callable[[Place], None]:
     return function
 
 
-def cpu(work: Callable[[], Any], times: int = 1, rounds: int = 5) -> float:
-    """CPU seconds of one call: the median of the rounds."""
-    seen = []
+# --------------------------------------------------------------------------------------------------------------------- measuring
+
+Times = Dict[str, List[float]]
+
+
+def in_turn(works: Dict[str, Callable[[], float]], rounds: int) -> Times:
+    """Measurements taken in turn, so that a slow moment of the machine meets all of them."""
+    seen: Times = {name: [] for name in works}
     for _ in range(rounds):
-        gc.collect()
+        for name, work in works.items():
+            gc.collect()
+            seen[name].append(work())
+    return seen
+
+
+def cpu(work: Work, times: int = 1) -> Callable[[], float]:
+    """CPU seconds of one call of so many."""
+    def measure() -> float:
         start = time.process_time()
         for _ in range(times):
             work()
-        seen.append((time.process_time() - start) / times)
-    return statistics.median(seen)
+        return (time.process_time() - start) / times
+    return measure
 
 
-def in_turn(works: Dict[str, Callable[[], float]], rounds: int = 9) -> Dict[str, float]:
-    """Medians of measurements taken in turn, so that a slow moment of the machine meets all of them."""
-    seen: Dict[str, List[float]] = {name: [] for name in works}
-    for _ in range(rounds):
-        for name, work in works.items():
-            seen[name].append(work())
-    return {name: statistics.median(values) for name, values in seen.items()}
-
-
-def process(statement: str) -> Callable[[], float]:
-    """Wall seconds of a new Python that runs a statement, its modules compiled before, as in an image."""
-    environ = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
-
-    def run() -> float:
+def wall(work: Work, times: int = 1) -> Callable[[], float]:
+    """Wall seconds of one call of so many."""
+    def measure() -> float:
         start = time.perf_counter()
-        subprocess.run([sys.executable, "-c", statement], check=True, env=environ)
-        return time.perf_counter() - start
+        for _ in range(times):
+            work()
+        return (time.perf_counter() - start) / times
+    return measure
 
-    run()
-    return run
+
+def process(place: Place, statement: str) -> Callable[[], float]:
+    """Wall seconds of a new Python that runs a statement, its modules compiled before, as in an image."""
+    argv, environment = [sys.executable, "-S", "-c", statement], place.environment()
+    subprocess.run(argv, check=True, env=environment)
+    return wall(lambda: subprocess.run(argv, check=True, env=environment))
 
 
-def add(name: str, ours: float, plain: float, plain_is: str, limit: Optional[float] = None, limit_is: str = "") -> None:
+def peak_memory(place: Place, program: str) -> str:
+    """What a process needs at most, above what it had before; its memory is its own, so that this one's size does not matter."""
+    head = ("import re, numpy\nfrom ymir_exc import dataset_reader, result_writer, util\nfrom ymir_exc.env import DatasetType\n"
+            "util.get_merged_config()\n"
+            "def peak(): return int(re.search(r'VmHWM:\\s*(\\d+)', open('/proc/self/status').read())[1])\nbase = peak()\n")
+    done = subprocess.run([sys.executable, "-S", "-c", f"{head}{program}\nprint(peak() - base)"], env=place.environment(),
+                          stdout=subprocess.PIPE, text=True, check=True)
+    return f"{int(done.stdout) / 1024:.0f} MiB"
+
+
+class Named(NamedTuple):
+    """A column of the measurements, and what it is."""
+
+    column: str
+    name: str
+
+
+def add(name: str, found: Times, ours: str, plain: Named, limit: Optional[Named] = None, memory: str = "") -> None:
     """Add a line to the table and show it."""
-    row = Row(name, ours, plain, plain_is, limit, limit_is)
-    ROWS.append(row)
-    print(show(row), flush=True)
-
-
-def show(row: Row) -> str:
-    """One line of the table in Markdown."""
-    beside = f"{unit(row.limit)} {row.limit_is} ({row.ours / row.limit:.1f}x)" if row.limit else "-"
-    return f"| {row.name} | {unit(row.ours)} | {unit(row.plain)} {row.plain_is} | {row.plain / row.ours:.1f}x | {beside} |"
+    seconds = statistics.median(found[ours])
+    ratio = statistics.median(p / o for p, o in zip(found[plain.column], found[ours]))
+    beside = "-"
+    if limit is not None:
+        times = statistics.median(o / b for o, b in zip(found[ours], found[limit.column]))
+        beside = f"{unit(statistics.median(found[limit.column]))} {limit.name} ({times:.1f}x)"
+    times_plain = f"{unit(statistics.median(found[plain.column]))} {plain.name}"
+    LINES.append(f"| {name} | {unit(seconds)} | {times_plain} | {ratio:.1f}x | {beside} | {memory or '-'} |")
+    print(LINES[-1], flush=True)
 
 
 def unit(seconds: float) -> str:
@@ -127,45 +168,90 @@ def unit(seconds: float) -> str:
     return f"{seconds / 1e-9:.3g} ns"
 
 
+def short(count: int) -> str:
+    """A number of lines: 10M, 500k."""
+    return f"{count / 1e6:g}M" if count >= 1_000_000 else f"{count / 1e3:g}k"
+
+
+# ------------------------------------------------------------------------------------------------------------------------- start
+
+NAIVE = '''
+import yaml, easydict, pydantic
+class Input(pydantic.BaseModel):
+    {inside}
+class Output(pydantic.BaseModel):
+    {outside}
+class Env(pydantic.BaseModel):
+    task_id: str; protocol_version: str; run_training: bool; run_mining: bool; run_infer: bool; manifest_file: str
+    input: Input; output: Output
+with open({env_file!r}) as f: env = Env.model_validate(yaml.safe_load(f))
+with open(env.input.config_file) as f: param = yaml.safe_load(f)
+with open({template!r}) as f: param = {{**yaml.safe_load(f), **param}}
+easydict.EasyDict(ymir=env, param=param)
+'''
+WRITER = "from tensorboard.summary.writer.event_file_writer import EventFileWriter"
+AT_TOP = {
+    "util": f"import glob, logging, socket, subprocess, easydict, pydantic, yaml; pydantic.BaseModel; {WRITER}",
+    "monitor": f"import pydantic, yaml; pydantic.BaseModel; {WRITER}",
+    "env": "import pydantic, yaml; pydantic.BaseModel",
+}
+
+
 @case
-def imports(place: Place) -> None:
+def start(place: Place) -> None:
     """Cold imports, and a process's first configuration."""
-    statements = {"bare": "pass", "pydantic": "import pydantic; pydantic.BaseModel"}
-    for module in ("util", "monitor", "env", "result_writer", "dataset_reader", "executor"):
-        statements[module] = f"import ymir_exc.{module}"
-    prefix = f"import os; os.environ['DEFAULT_ENV_FILE_PATH'] = {str(place.env_file)!r}; "
-    statements["first"] = prefix + "from ymir_exc import util; util.get_merged_config()"
-    statements["plain first"] = (f"import yaml, easydict, pydantic; pydantic.BaseModel; L = yaml.SafeLoader; "
-                                 f"e = yaml.load(open({str(place.env_file)!r}), L); "
-                                 "easydict.EasyDict(yaml.load(open(e['input']['config_file']), L))")
-    found = in_turn({name: process(statement) for name, statement in statements.items()})
-    for module in ("util", "monitor", "env", "result_writer", "dataset_reader", "executor"):
-        add(f"cold `import ymir_exc.{module}`", found[module], found["pydantic"], "`import pydantic`", found["bare"], "python -c pass")
-    add("first `get_merged_config()` of a process", found["first"], found["plain first"], "yaml + easydict + pydantic", found["bare"],
-        "python -c pass")
+    statements = {"bare": "import os", "pydantic": "import pydantic; pydantic.BaseModel"}
+    for module, imports in AT_TOP.items():
+        statements[module], statements[f"plain {module}"] = f"import ymir_exc.{module}", imports
+    statements["first"] = "from ymir_exc import util; util.get_merged_config()"
+    statements["naive"] = NAIVE.format(
+        env_file=str(place.env_file), template=str(place.root / "img-man/training-template.yaml"),
+        inside="; ".join(f"{key}: str" for key in place.env["input"]), outside="; ".join(f"{key}: str" for key in place.env["output"]))
+    found = in_turn({name: process(place, statement) for name, statement in statements.items()}, 15 if place.scale == 1 else 5)
+    bare = found.pop("bare")
+    above = {name: [value - base for value, base in zip(values, bare)] for name, values in found.items()}
+    for module in AT_TOP:
+        add(f"cold `import ymir_exc.{module}`, above a bare interpreter", above, module, Named(f"plain {module}", "all imports at the top"))
+    add("first `get_merged_config()` of a process, above a bare interpreter", above, "first",
+        Named("naive", "pydantic models, yaml.safe_load, EasyDict"), Named("pydantic", "import pydantic alone"))
 
 
 @case
 def configuration(place: Place) -> None:
     """Reading it again."""
+    import pydantic
     from easydict import EasyDict
 
     from ymir_exc import env, util
+    inside, outside = (pydantic.create_model(part, **dict.fromkeys(place.env[part], (str, ...))) for part in ("input", "output"))
+    flags = dict.fromkeys(("run_training", "run_mining", "run_infer"), (bool, ...))
+    texts = dict.fromkeys(("task_id", "protocol_version", "manifest_file"), (str, ...))
+    model = pydantic.create_model("Env", **flags, **texts, input=(inside, ...), output=(outside, ...))
+    template = place.root / "img-man/training-template.yaml"
 
     def plain_env() -> Any:
         with open(place.env_file, encoding="utf-8") as f:
-            return env.EnvConfig.model_validate(yaml.safe_load(f))
+            return model.model_validate(yaml.safe_load(f))
 
     def plain_config() -> Any:
-        current = plain_env()
-        with open(current.input.config_file, encoding="utf-8") as f:
-            return EasyDict({"param": yaml.safe_load(f), "ymir": current})
+        current, param = plain_env(), {}
+        for path in (template, current.input.config_file):
+            with open(path, encoding="utf-8") as f:
+                param.update(yaml.safe_load(f))
+        return EasyDict({"param": param, "ymir": current})
 
-    stat = cpu(lambda: os.stat(place.env_file), 20_000)
-    add("`get_current_env()`, later calls", cpu(env.get_current_env, 5000), cpu(plain_env, 50), "yaml.safe_load + model", stat, "os.stat")
-    add("`get_merged_config()`, later calls", cpu(util.get_merged_config, 2000), cpu(plain_config, 50), "yaml.safe_load + model", 3 * stat,
-        "3 x os.stat")
+    found = in_turn({
+        "stat": cpu(lambda: os.stat(place.env_file), 5000),
+        "three": cpu(lambda: [os.stat(place.env_file) for _ in range(3)], 5000),
+        "env": cpu(env.get_current_env, 5000), "plain env": cpu(plain_env, 20),
+        "config": cpu(util.get_merged_config, 2000), "plain config": cpu(plain_config, 20),
+    }, 7)
+    add("`get_current_env()`, later calls", found, "env", Named("plain env", "yaml.safe_load, pydantic model"), Named("stat", "os.stat"))
+    add("`get_merged_config()`, later calls", found, "config", Named("plain config", "the same, template, EasyDict"),
+        Named("three", "os.stat of three files"))
 
+
+# ---------------------------------------------------------------------------------------------------------------------- progress
 
 @case
 def monitor(place: Place) -> None:
@@ -182,7 +268,7 @@ def monitor(place: Place) -> None:
 
     def plain() -> None:
         with open(place.env_file, encoding="utf-8") as f:
-            env.EnvConfig.model_validate(yaml.safe_load(f))
+            env.EnvConfig.parse_obj(yaml.safe_load(f))
         replace()
 
     def force() -> None:
@@ -190,40 +276,72 @@ def monitor(place: Place) -> None:
         ours.write_monitor_logger(0.5)
 
     cfg = util.get_merged_config()
-    slow, slow_is = cpu(plain, 50), "env.yaml + open, write, rename"
-    limit, limit_is = cpu(replace, 500), "open, write, rename"
-    loops = {
-        "`write_monitor_logger` in a loop": cpu(lambda: ours.write_monitor_logger(0.5), 20_000),
-        "`write_ymir_monitor_process` in a loop": cpu(lambda: util.write_ymir_monitor_process(cfg, "training", 0.5, "task"), 20_000),
-        "`write_monitor_logger`, a call that writes": cpu(force, 500),
-    }
-    for name, seconds in loops.items():
-        add(name, seconds, slow, slow_is, limit, limit_is)
+    found = in_turn({
+        "logger": cpu(lambda: ours.write_monitor_logger(0.5), 20_000),
+        "process": cpu(lambda: util.write_ymir_monitor_process(cfg, "training", 0.5, "task"), 20_000),
+        "force": cpu(force, 100), "plain": cpu(plain, 20), "replace": cpu(replace, 100),
+    }, 7)
+    slow, limit = Named("plain", "yaml.safe_load of env.yaml; open, write, rename"), Named("replace", "open, write, rename")
+    add("`write_monitor_logger` in a loop", found, "logger", slow, limit)
+    add("`write_ymir_monitor_process` in a loop", found, "process", slow, limit)
+    add("`write_monitor_logger`, a call that writes", found, "force", slow, limit)
+    waits = in_turn({"force": wall(force, 20), "plain": wall(plain, 20), "replace": wall(replace, 20)}, 7)
+    add("the same, wall time with the disk's", waits, "force", slow, limit)
 
+
+@case
+def tensorboard(place: Place) -> None:
+    """A text."""
+    from ymir_exc import monitor as ours
+    ours.write_tensorboard_text("first")
+
+    def plain() -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.compat.proto.tensor_pb2 import TensorProto
+        from tensorboard.plugins.text import metadata
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+        writer = EventFileWriter(str(place.out / "plain-tensorboard"))
+        value = Summary.Value(tag="default/text_summary", tensor=TensorProto(dtype="DT_STRING", string_val=[b"text"]),
+                              metadata=metadata.create_summary_metadata(display_name="", description=""))
+        writer.add_event(Event(wall_time=time.time(), step=0, summary=Summary(value=[value])))
+        writer.close()
+
+    with open(place.out / "limit", "ab", buffering=0) as f:
+        found = in_turn({"ours": wall(lambda: ours.write_tensorboard_text("text"), 100), "plain": wall(plain, 10),
+                         "limit": wall(lambda: f.write(b"text" * 40), 100)}, 7)
+    add("`write_tensorboard_text` (wall)", found, "ours", Named("plain", "a writer for each text"),
+        Named("limit", "write of as many bytes"))
+
+
+# ----------------------------------------------------------------------------------------------------------------------- reading
 
 @case
 def index_files(place: Place) -> None:
     """Ten million lines."""
     from ymir_exc import dataset_reader
     from ymir_exc.env import DatasetType
-    count, path = 10_000_000, place.root / "in/train-index.tsv"
+    count, path = place.many(10_000_000), place.root / "in/train-index.tsv"
     with open(path, "w", encoding="utf-8") as f:
-        for start in range(0, count, 100_000):
+        for first in range(0, count, 100_000):
             f.writelines(f"/in/assets/{n % 256:02x}/{n:040x}.jpg\t/in/annotations/{n % 256:02x}/{n:040x}.txt\n"
-                         for n in range(start, start + 100_000))
+                         for n in range(first, first + 100_000))
 
     def read() -> None:
         with open(path, "rb", buffering=0) as f:
-            while f.read(1 << 20):
+            while f.read(1 << 16):
                 pass
 
-    def plain() -> None:
+    def plain_items() -> Any:
         with open(path, encoding="utf-8") as f:
             for line in f:
-                text = line.strip()
-                if text:
-                    columns = text.split("\t")
-                    _ = columns[0], columns[1] if len(columns) > 1 else ""
+                columns = line.strip().split("\t")
+                if columns[0]:
+                    yield columns[0], columns[1] if len(columns) > 1 else ""
+
+    def plain() -> None:
+        for _ in plain_items():
+            pass
 
     def ours() -> None:
         for _ in dataset_reader.item_paths(DatasetType.TRAINING):
@@ -231,47 +349,79 @@ def index_files(place: Place) -> None:
 
     def plain_count() -> None:
         with open(path, encoding="utf-8") as f:
-            sum(1 for line in f if line.strip())
+            assert sum(1 for line in f if line.strip()) == count
 
-    limit = cpu(read, 1, 3)
-    add("`item_paths`, 10M lines", cpu(ours, 1, 3), cpu(plain, 1, 3), "for line: strip, split", limit, "reading the bytes")
-    add("`items_count`, 10M lines", cpu(lambda: dataset_reader.items_count(DatasetType.TRAINING), 1, 3), cpu(plain_count, 1, 3),
-        "for line: strip", limit, "reading the bytes")
-    path.unlink()
+    found = in_turn({"limit": cpu(read), "ours": cpu(ours), "plain": cpu(plain), "plain count": cpu(plain_count),
+                     "count": cpu(lambda: dataset_reader.items_count(DatasetType.TRAINING))}, 3 if place.scale == 1 else 5)
+    limit = Named("limit", "reading the bytes")
+    add(f"`item_paths`, {short(count)} lines", found, "ours", Named("plain", "for line: strip, split, yield"), limit,
+        peak_memory(place, "for _ in dataset_reader.item_paths(DatasetType.TRAINING): pass"))
+    add(f"`items_count`, {short(count)} lines", found, "count", Named("plain count", "for line: strip"), limit,
+        peak_memory(place, "dataset_reader.items_count(DatasetType.TRAINING)"))
 
+
+@case
+def bboxes(place: Place) -> None:
+    """Objects of annotation files."""
+    from ymir_exc import dataset_reader, util
+    folder, count = place.root / "in/annotations", place.many(20_000)
+    paths = [str(folder / f"{n:040x}.txt") for n in range(count)]
+    for path in paths:
+        Path(path).write_text("".join(f"{n % 3}, {n}, {2 * n}, {n + 80}, {2 * n + 90}, -1.0, 0.0\n" for n in range(10)))
+    (place.root / "in/train-index.tsv").write_text("".join(f"/in/assets/{n:040x}.jpg\t{path}\n" for n, path in enumerate(paths)))
+    cfg = util.get_merged_config()
+
+    def plain() -> None:
+        total = 0
+        with open(place.root / "in/train-index.tsv", encoding="utf-8") as index:
+            for row in index:
+                with open(row.strip().split("\t")[1], encoding="utf-8") as f:
+                    total += sum(1 for line in f if line.strip())
+        assert total == 10 * count
+
+    def read() -> None:
+        for path in paths:
+            fd = os.open(path, os.O_RDONLY)
+            os.read(fd, 1 << 16)
+            os.close(fd)
+
+    found = in_turn({"ours": cpu(lambda: dataset_reader.bboxes_count(cfg, "train")), "plain": cpu(plain), "limit": cpu(read)}, 5)
+    add(f"`bboxes_count`, {short(count)} files x 10", found, "ours", Named("plain", "open, for line: strip"),
+        Named("limit", "open, read, close"))
+
+
+# ----------------------------------------------------------------------------------------------------------------------- results
 
 @case
 def mining(place: Place) -> None:
     """Rankings."""
     from ymir_exc import result_writer
-    for count in (1_000_000, 5_000_000):
+    for count, rounds in ((place.many(1_000_000), 3), (place.many(5_000_000), 1 if place.scale == 1 else 3)):
         rng = random.Random(0)
         paths = [f"/in/assets/{n % 256:02x}/{n:040x}.jpg" for n in range(count)]
         scores = [rng.random() for _ in range(count)]
-        rows = list(zip(paths, scores))
-        array = np.array(scores)
+        rows, array = list(zip(paths, scores)), np.array(scores)
 
         def plain(rows: List[Tuple[str, float]] = rows) -> None:
-            with open(place.out / "plain.tsv", "w", encoding="utf-8") as f:
+            with open(place.out / "plain.tsv.tmp", "w", encoding="utf-8") as f:
                 for path, score in sorted(rows, key=lambda row: row[1], reverse=True):
                     f.write(f"{path}\t{score}\n")
+            os.replace(place.out / "plain.tsv.tmp", place.out / "plain.tsv")
 
         def arrays(paths: List[str] = paths, array: Any = array) -> None:
-            with result_writer.MiningResultWriter(rows_in_memory=10_000_000) as writer:
-                writer.add_batch(paths, array)
+            with result_writer.MiningResultWriter() as writer:
+                for first in range(0, len(paths), 10_000):
+                    writer.add_batch(paths[first:first + 10_000], array[first:first + 10_000])
 
-        rounds = 3 if count == 1_000_000 else 1
-        slow = cpu(plain, 1, rounds)
-        limit = cpu(lambda scores=scores: sorted(scores), 1, rounds)
-        listed = cpu(lambda rows=rows: result_writer.write_mining_result(rows), 1, rounds)
-        add(f"`write_mining_result`, {count // 1_000_000}M rows", listed, slow, "sorted, f.write", limit, "sorting alone")
-        add(f"`MiningResultWriter`, {count // 1_000_000}M rows of arrays", cpu(arrays, 1, rounds), slow, "sorted, f.write", limit,
-            "sorting alone")
-
-
-def dumps_time(content: Any) -> float:
-    """CPU seconds to make JSON of it."""
-    return cpu(lambda: json.dumps(content), 1, 3)
+        found = in_turn({"plain": cpu(plain), "limit": cpu(lambda scores=scores: sorted(scores)), "arrays": cpu(arrays),
+                         "list": cpu(lambda rows=rows: result_writer.write_mining_result(rows))}, rounds)
+        assert (place.out / "plain.tsv").read_bytes() == (place.out / "result.tsv").read_bytes()
+        slow, limit = Named("plain", "sorted, f.write"), Named("limit", "sorting alone")
+        add(f"`write_mining_result`, {short(count)} rows", found, "list", slow, limit)
+        add(f"`MiningResultWriter`, {short(count)} rows of arrays", found, "arrays", slow, limit, peak_memory(
+            place, "scores = numpy.random.default_rng(0).random(10_000)\nwith result_writer.MiningResultWriter() as writer:\n"
+                   f"    for n in range(0, {count}, 10_000):\n"
+                   "        writer.add_batch([f'/in/assets/{i % 256:02x}/{i:040x}.jpg' for i in range(n, n + 10_000)], scores)"))
 
 
 @case
@@ -281,11 +431,13 @@ def detections(place: Place) -> None:
 
     from ymir_exc import result_writer
     from ymir_exc.result_writer import Annotation, Box
-    images, boxes = 100_000, 10
+    images, boxes = place.many(100_000), 10
     rng = np.random.default_rng(0)
     scores = rng.random((images, boxes)).astype(np.float32)
     corners = rng.integers(0, 1000, (images, boxes, 4)).astype(np.float32)
-    names = [f"/in/assets/{n:040x}.jpg" for n in range(images)]
+    corners[:, :, 2:] += corners[:, :, :2] + 1
+    names, classes = [f"/in/assets/{n:040x}.jpg" for n in range(images)], np.zeros(boxes, int)
+    made = short(images * boxes)
 
     class PlainBox(BaseModel):
         x: int
@@ -298,33 +450,43 @@ def detections(place: Place) -> None:
         score: float
         box: PlainBox
 
-    def build(kind: Any, box: Any, count: int) -> Dict[str, Any]:
-        return {names[n]: [kind(class_name="cat", score=0.5, box=box(x=1, y=2, w=3, h=4)) for _ in range(boxes)] for n in range(count)}
+    def build(kind: Any, box: Any, part: int = 1) -> Dict[str, Any]:
+        return {name: [kind(class_name="cat", score=0.5, box=box(x=1, y=2, w=3, h=4)) for _ in range(boxes)] for name in names[::part]}
 
-    few = images // 10
-    add("build 1M `Annotation`", 10 * cpu(lambda: build(Annotation, Box, few), 1, 3), 10 * cpu(lambda: build(Plain, PlainBox, few), 1, 3),
-        "bare pydantic models")
-    ready = build(Annotation, Box, images)
+    few = in_turn({"ours": cpu(lambda: build(Annotation, Box, 10)), "plain": cpu(lambda: build(Plain, PlainBox, 10))}, 5)
+    built = {name: [10 * value for value in values] for name, values in few.items()}
+    add(f"build {made} `Annotation` (of a tenth, times ten)", built, "ours", Named("plain", "bare pydantic models"))
 
-    def dicts() -> Any:
+    def dicts(ready: Dict[str, Any]) -> Dict[str, Any]:
         return {"detection": {os.path.basename(k): {"boxes": [item.model_dump() for item in v]} for k, v in ready.items()}}
 
-    def plain() -> None:
-        with open(place.out / "plain.json", "w", encoding="utf-8") as f:
-            json.dump(dicts(), f)
+    def plain(ready: Dict[str, Any]) -> None:
+        with open(place.out / "plain.json.tmp", "w", encoding="utf-8") as f:
+            json.dump(dicts(ready), f)
+        os.replace(place.out / "plain.json.tmp", place.out / "plain.json")
 
-    limit, limit_is = dumps_time(dicts()), "json.dumps of plain dicts"
-    slow = cpu(plain, 1, 1)
-    add("`write_infer_result`, 1M boxes", cpu(lambda: result_writer.write_infer_result(ready), 1, 3), slow, "model_dump + json.dump",
-        limit, limit_is)
-    built = 10 * cpu(lambda: build(Plain, PlainBox, few), 1, 1)
-
-    def stream() -> None:
+    def stream(rows: Any) -> None:
         with result_writer.InferResultWriter(["cat"]) as writer:
-            for n in range(images):
-                writer.add(names[n], corners[n], scores[n], np.zeros(boxes, int))
+            for name, edges, values, kinds in rows:
+                writer.add(name, edges, values, kinds)
 
-    add("`InferResultWriter`, 1M boxes of arrays", cpu(stream, 1, 3), slow + built, "build models, model_dump, json.dump", limit, limit_is)
+    lists = list(zip(names, corners.tolist(), scores.astype(float).tolist(), [classes.tolist()] * images))
+    ready, theirs = build(Annotation, Box), build(Plain, PlainBox)
+    content = dicts(theirs)
+    found = in_turn({
+        "write": cpu(lambda: result_writer.write_infer_result(ready)), "plain": cpu(lambda: plain(theirs)),
+        "limit": cpu(lambda: orjson.dumps(content) if orjson else json.dumps(content)),
+        "lists": cpu(lambda: stream(lists)), "arrays": cpu(lambda: stream(zip(names, corners, scores, [classes] * images))),
+        "both": cpu(lambda: plain(build(Plain, PlainBox))),
+    }, 1 if place.scale == 1 else 3)
+    limit = Named("limit", f"{'orjson' if orjson else 'json'}.dumps of plain dicts")
+    add(f"`write_infer_result`, {made} boxes", found, "write", Named("plain", "model_dump, json.dump"), limit)
+    both = Named("both", "build models, model_dump, json.dump")
+    program = (f"boxes, scores, kinds = numpy.random.rand({boxes}, 4) * 100, numpy.random.rand({boxes}), numpy.zeros({boxes}, int)\n"
+               "boxes[:, 2:] += boxes[:, :2] + 1\nwith result_writer.InferResultWriter(['cat']) as writer:\n"
+               f"    for n in range({images}): writer.add(f'{{n:040x}}.jpg', boxes@, scores@, kinds@)")
+    add(f"`InferResultWriter`, {made} boxes in lists", found, "lists", both, limit, peak_memory(place, program.replace("@", ".tolist()")))
+    add(f"`InferResultWriter`, {made} boxes in arrays", found, "arrays", both, limit, peak_memory(place, program.replace("@", "")))
 
 
 @case
@@ -336,6 +498,7 @@ def stages(place: Place) -> None:
         (place.out / f"models/epoch_{n}/a.pt").write_bytes(b"w")
         result_writer.write_model_stage(f"epoch_{n}", ["a.pt"], {"mAP": n / 20})
     path = place.out / "models/result.yaml"
+    text = path.read_bytes()
 
     def plain() -> None:
         with open(path, encoding="utf-8") as f:
@@ -346,81 +509,60 @@ def stages(place: Place) -> None:
             yaml.safe_dump(content, f)
         os.replace(temp, path)
 
-    text = path.read_bytes()
+    def limit() -> None:
+        yaml.dump(yaml.load(text, Loader=yaml.CSafeLoader), Dumper=yaml.CSafeDumper)
 
-    def fast() -> None:
-        content = yaml.load(text, Loader=yaml.CSafeLoader)
-        yaml.dump(content, Dumper=yaml.CSafeDumper)
+    def lock() -> None:
+        with _files.lock(path.parent):
+            pass
 
-    ours = cpu(lambda: result_writer.write_model_stage("epoch_3", ["a.pt"], {"mAP": 0.3}), 30)
-    add("`write_model_stage`, 11 stages (CPU)", ours, cpu(plain, 30), "yaml.safe_load, safe_dump, rename", cpu(fast, 30), "C YAML")
-
-    def wall(work: Callable[[], Any]) -> float:
-        start = time.perf_counter()
-        work()
-        return time.perf_counter() - start
-
-    found = in_turn({"sync": lambda: wall(lambda: _files.write_bytes(path, text)),
-                     "no sync": lambda: wall(lambda: _files.write_bytes(path, text, sync=False))}, 31)
-    add("of which the lock-free write with fsync (wall)", found["sync"], found["no sync"], "the same without fsync")
-
-
-@case
-def tensorboard(place: Place) -> None:
-    """A text."""
-    from ymir_exc import monitor as ours
-    ours.write_tensorboard_text("first")
-
-    def plain() -> None:
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
-        writer = EventFileWriter(str(place.out / "plain-tb"))
-        writer.add_event(Event(wall_time=time.time(), step=0))
-        writer.close()
-
-    add("`write_tensorboard_text`", cpu(lambda: ours.write_tensorboard_text("text"), 200), cpu(plain, 20), "a writer for each text")
+    found = in_turn({"ours": cpu(lambda: result_writer.write_model_stage("epoch_3", ["a.pt"], {"mAP": 0.3}), 20),
+                     "plain": cpu(plain, 20), "limit": cpu(limit, 20)}, 7)
+    add("`write_model_stage`, 11 stages (CPU)", found, "ours", Named("plain", "yaml.safe_load, safe_dump, rename"),
+        Named("limit", "C YAML"))
+    safe = in_turn({"sync": wall(lambda: _files.write_bytes(path, text)),
+                    "no sync": wall(lambda: _files.write_bytes(path, text, sync=False)),
+                    "lock": wall(lock, 10)}, 31)
+    add("of which the write, with fsync of file and folder (wall)", safe, "sync", Named("no sync", "the same without fsync"))
+    add("of which the lock (wall)", safe, "lock", Named("no sync", "the write without fsync"))
 
 
-def memory() -> Iterator[str]:
-    """Peak memory of what must stay flat, each in a process of its own."""
-    programs = {
-        "`item_paths`, 1M lines": "for _ in dataset_reader.item_paths(DatasetType.TRAINING): pass",
-        "`InferResultWriter`, 100k images x 10": (
-            "import numpy as np\nb = np.zeros((10, 4)); s = np.zeros(10); c = np.zeros(10, int)\n"
-            "with result_writer.InferResultWriter(['cat']) as w:\n    for n in range(100_000): w.add(f'{n}.jpg', b, s, c)"),
-        "`MiningResultWriter`, 5M rows": (
-            "with result_writer.MiningResultWriter() as w:\n"
-            "    for n in range(0, 5_000_000, 1000): w.add_batch([f'/in/assets/{i:040x}.jpg' for i in range(n, n + 1000)], [0.5] * 1000)"),
-    }
-    with tempfile.TemporaryDirectory() as folder:
-        place = Place(Path(folder))
-        with open(place.root / "in/train-index.tsv", "w", encoding="utf-8") as f:
-            f.writelines(f"/in/assets/{n:040x}.jpg\t/in/annotations/{n:040x}.txt\n" for n in range(1_000_000))
-        head = "import resource\nfrom ymir_exc import dataset_reader, result_writer\nfrom ymir_exc.env import DatasetType, EnvConfig\n"
-        tail = "\nprint(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
-        environ = {**os.environ, "DEFAULT_ENV_FILE_PATH": str(place.env_file)}
+# ------------------------------------------------------------------------------------------------------------------------ report
 
-        def peak(program: str) -> float:
-            done = subprocess.run([sys.executable, "-c", head + program + tail], env=environ, capture_output=True, text=True, check=True)
-            return float(done.stdout)
+def machine() -> str:
+    """Date, processor, cores and Python, for a table's heading."""
+    found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text()) if os.path.exists("/proc/cpuinfo") else None
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    name = found[1] if found else platform.machine()
+    return f"{time.strftime('%Y-%m-%d')}, {name}, {cores} cores, Python {platform.python_version()}"
 
-        base = peak("import numpy")
-        for name, program in programs.items():
-            yield f"| {name} | {peak(program) - base:.0f} MiB above the imports ({base:.0f} MiB) |"
+
+def write_section(program: str, text: str) -> None:
+    """Put a program's results into RESULTS.md, in the place of its earlier ones; the other programs' sections stay."""
+    earlier = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else ""
+    sections = {part.partition("\n")[0]: part.partition("\n")[2].strip() for part in re.split(r"^## ", earlier, flags=re.M)[1:]}
+    sections[program] = f"{machine()}\n\n{text.strip()}"
+    parts = [f"## {name}\n{content}\n" for name, content in sorted(sections.items())]
+    RESULTS.write_text("\n".join(["# Benchmarks, as measured\n", *parts]), encoding="utf-8")
 
 
 def main() -> None:
-    """Run the cases and print the tables."""
-    words = sys.argv[1:]
-    chosen = [name for name in CASES if not words or any(word in name for word in words)]
-    print("| work | ours | plainest correct way | x | beside the limit |\n|---|---|---|---|---|", flush=True)
-    for name in chosen:
-        with tempfile.TemporaryDirectory() as folder:
-            CASES[name](Place(Path(folder)))
-    if not words or "memory" in words:
-        print("\n| work | peak memory |\n|---|---|")
-        for line in memory():
-            print(line, flush=True)
+    """Run the cases and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("words", nargs="*", help="groups to run: " + ", ".join(CASES))
+    parser.add_argument("--quick", action="store_true", help="a twentieth of the data")
+    parser.add_argument("--markdown", action="store_true", help=f"write the table into {RESULTS.name}")
+    arguments = parser.parse_args()
+    if arguments.words and arguments.markdown:
+        parser.error("the table in RESULTS.md is written whole: leave out the words")
+    print(f"{machine()}\n\n{HEAD}", flush=True)
+    for name, run in CASES.items():
+        if not arguments.words or any(word in name for word in arguments.words):
+            with tempfile.TemporaryDirectory(prefix="ymir-bench-") as folder:
+                run(Place(Path(folder), 20 if arguments.quick else 1))
+    if arguments.markdown:
+        what = f"{__doc__.split('    python')[-1].partition(chr(10) * 2)[2].strip()}"
+        write_section("benchmarks/core.py" + (" --quick" if arguments.quick else ""), what + "\n\n" + "\n".join([HEAD, *LINES]))
 
 
 if __name__ == "__main__":
