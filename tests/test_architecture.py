@@ -74,6 +74,34 @@ def test_layers(path):
             assert parts[0] not in FRAMEWORKS, f"{own} (L3) imports {name}"
 
 
+FORBIDDEN = {"os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput", "eval", "exec", "compile", "yaml.unsafe_load",
+             "yaml.full_load", "pickle.load", "marshal.load", "shelve.open"}
+
+
+def dangers(tree: ast.AST):
+    """Calls that give a name, a file's content or a weight file to a shell or to the interpreter."""
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        name = ast.unparse(call.func) if hasattr(ast, "unparse") else ""
+        keywords = {word.arg: word.value for word in call.keywords}
+        if name in FORBIDDEN or "shell" in keywords:
+            yield name
+        if name.endswith("yaml.load") and "Loader" not in keywords and len(call.args) < 2:
+            yield name
+        if name == "torch.load" and getattr(keywords.get("weights_only"), "value", None) is not True:
+            yield name
+
+
+@pytest.mark.parametrize("path", [*modules(), *sorted(PACKAGE.parent.glob("det-demo-tmi/**/*.py"))], ids=lambda p: p.name)
+def test_no_shell_and_nothing_from_a_file_is_executed(path):
+    assert list(dangers(ast.parse(path.read_text(encoding="utf-8")))) == []
+
+
+@pytest.mark.skipif(sys.version_info < (3, 9), reason="ast.unparse")
+@pytest.mark.parametrize("code", ["os.system('cp a b')", "subprocess.run(c, shell=True)", "yaml.load(f)", "torch.load(p)", "exec(code)"])
+def test_a_danger_is_seen(code):
+    assert list(dangers(ast.parse(code)))
+
+
 def loaded_by(statement: str):
     program = f"import sys; {statement}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

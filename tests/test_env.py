@@ -6,12 +6,14 @@ import os
 import pickle
 import subprocess
 import sys
+from typing import List, Optional
 
 import pydantic
 import pytest
 import yaml
 
 from ymir_exc import env, settings
+from ymir_exc import result_writer as rw
 from ymir_exc.errors import ConfigError
 
 
@@ -100,6 +102,28 @@ def test_what_pydantic_made_of_it_is_of_the_same_classes():
             env.EnvConfig.parse_obj(wrong)
     assert env.EnvConfig.parse_obj(made) is made
     assert env.EnvConfig().input is not env.EnvConfig().input
+
+
+def test_models_are_extended_and_nested_as_those_of_pydantic():
+    from pydantic import BaseModel
+
+    class Tilted(rw.Annotation):
+        angle: float = 0.0
+        tags: Optional[List[str]] = None
+
+    tilted = Tilted(class_name=3, score="0.5", box={"x": 1, "y": 2, "w": 3.9, "h": 4}, angle=2, tags=["a"])
+    assert tilted.dict() == {"class_name": "3", "score": 0.5, "box": {"x": 1, "y": 2, "w": 3, "h": 4}, "angle": 2.0, "tags": ["a"]}
+    assert type(tilted.box) is rw.Box
+    with pytest.raises(ValueError, match="tags"):
+        Tilted(class_name="a", score=0.5, box=tilted.box, tags=1)
+
+    class Page(BaseModel):
+        box: rw.Box
+
+    assert Page(box={"x": 1, "y": 2, "w": 3, "h": 4}).box == Page(box=rw.Box(x=1, y=2, w=3, h=4)).box
+    assert Page(box=tilted.box).model_dump() == {"box": {"x": 1, "y": 2, "w": 3, "h": 4}}
+    with pytest.raises(ValueError, match="x"):
+        Page(box={"x": "left"})
 
 
 def test_options_of_pydantic_and_fields_of_a_subclass():

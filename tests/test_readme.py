@@ -53,6 +53,20 @@ def test_the_program_keeps_the_contract(page, platform, tmp_path):
     platform_rules.accept_monitor(platform.out, final="done")
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_the_streaming_program_keeps_the_contract(page, platform):
+    candidates = ["/in/assets/a.jpg", "/in/assets/b.jpg"]
+    platform.index("candidate", *candidates)
+    platform.config["model_params_path"] = [str(platform.input / "models/best.pt")]
+    (platform.input / "models/best.pt").write_bytes(b"weights")
+    platform.run("mining", "infer")
+    program = next(code for code in blocks(page, "python") if "InferResultWriter" in code)
+    subprocess.run([sys.executable, "-c", program], env={**os.environ, "DEFAULT_ENV_FILE_PATH": str(platform.env_file)}, check=True)
+    platform_rules.accept_mining(platform.out, candidates)
+    found = platform_rules.accept_detection(platform.out, candidates, platform.config["class_names"])
+    assert [box["box"] for box in found["a.jpg"]] == [{"x": 10, "y": 21, "w": 30, "h": 39}]
+
+
 @pytest.mark.parametrize("language", ["python", "sh", "dockerfile"])
 def test_both_languages_show_the_same(language):
     english, chinese = (list(map(without_comments, blocks(page, language))) for page in PAGES)

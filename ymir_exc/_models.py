@@ -83,11 +83,10 @@ class Model:
     def __init_subclass__(cls) -> None:
         if cls.__module__ == __name__:
             _DECLARED[cls.__name__] = cls
-        own = cls.__dict__.get("__annotations__", {})
-        if not set(map(str, own.values())) <= set(_DECLARED):    # a subclass elsewhere, which may declare anything that pydantic knows
+            cls._types = {**cls._types, **{name: _DECLARED[declared] for name, declared in cls.__annotations__.items()}}
+        else:    # a subclass elsewhere may declare anything that pydantic knows
             from typing import get_type_hints
-            own = {name: get_type_hints(cls)[name] for name in own}
-        cls._types = {**cls._types, **{name: _DECLARED.get(str(declared), declared) for name, declared in own.items()}}
+            cls._types = {name: kind for name, kind in get_type_hints(cls).items() if name != "model_fields" and not name.startswith("_")}
         cls._exact = tuple(cls._types), tuple(cls._types.values())
         cls._defaults = {name: getattr(cls, name) for name in cls._types if hasattr(cls, name)}
         cls._pydantic = None
@@ -143,6 +142,13 @@ class Model:
     def _as_pydantic(self) -> Any:
         values = {name: value._as_pydantic() if isinstance(value, Model) else value for name, value in self}
         return self._in_pydantic().model_construct(**values)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        """As a field of somebody's pydantic model."""
+        from pydantic_core import core_schema
+        return core_schema.no_info_plain_validator_function(
+            cls.parse_obj, serialization=core_schema.plain_serializer_function_ser_schema(cls.dict))
 
     @classmethod
     def _in_pydantic(cls) -> Any:

@@ -453,7 +453,9 @@ def _tensorboard_writer(folder: str) -> Callable[[str, str], None]:
     from tensorboard.summary.writer.record_writer import RecordWriter
     _files.make_folder(folder)
     name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.{os.urandom(3).hex()}"
-    writer = RecordWriter(open(os.path.join(folder, name), "xb"))    # noqa: SIM115 - open as long as the process lives
+    file = open(os.path.join(folder, name), "xb")    # noqa: SIM115 - open as long as the process lives
+    atexit.register(file.close)
+    writer = RecordWriter(file)
     writer.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
     shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=1)])
     summary_metadata = metadata.create_summary_metadata(display_name="", description="")
