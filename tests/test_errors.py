@@ -18,7 +18,8 @@ TREE = {
     "MissingKeyError": (300001, 4, AttributeError),
     "UnknownDatasetError": (300002, 4, KeyError), "NoWeightsGivenError": (300004, 1, AttributeError),
     "ArgumentError": (160004, 1, AssertionError), "UnknownStageError": (160004, 1, NotImplementedError),
-    "StorageError": (160004, 1, OSError), "ProgramError": (160004, 1, RuntimeError), "Stopped": (160004, 143, RuntimeError), "YmirError": (160004, 1, Exception),
+    "StorageError": (160004, 1, OSError), "ProgramError": (160004, 1, RuntimeError),
+    "Stopped": (160004, 143, RuntimeError), "YmirError": (160004, 1, Exception),
 }
 
 
