@@ -21,7 +21,7 @@ NAMES = {
     "util": ["find_free_port", "YmirStage", "YmirStageWeight", "YmirTask", "get_ymir_process", "get_merged_config", "get_weight_files",
              "get_bool", "filter_saved_files", "format_saved_files", "write_ymir_training_result", "write_ymir_monitor_process",
              "write_monitor_logger_for_multiple_tasks", "convert_ymir_to_coco", "env", "rw", "edict", "osp", "glob", "json", "yaml",
-             "get_gpu_ids", "pick_weight_file"],
+             "get_gpu_ids", "pick_weight_file", "get_parameters", "get_class_names"],
     "dataset_convert": ["convert_ymir_to_coco", "convert_ymir_to_yolov5", "convert_ymir_to_mmseg", "convert_rgb_to_label_id",
                         "find_blank_area_in_dataset"],
     "dataset_convert.ymir2coco": ["convert_ymir_to_coco"],

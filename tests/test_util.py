@@ -4,10 +4,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from typing import List, Optional
 
 import pytest
 import yaml
 from easydict import EasyDict as edict
+from pydantic import BaseModel, Field
 
 from ymir_exc import env, monitor, util
 from ymir_exc.errors import ArgumentError, ConfigError, ResultError, WeightsError
@@ -113,6 +115,9 @@ def test_live_code(platform, tmp_path, monkeypatch):
     (tmp_path / "code.yaml").write_text("- a")
     with pytest.raises(ConfigError, match=r"code\.yaml"):
         util.get_merged_config()
+    platform.config["code_config"] = ["code.yaml"]
+    with pytest.raises(ConfigError, match=r"code_config: \['code\.yaml'\] is no file's name"):
+        (platform.write(), util.get_merged_config())
 
 
 @pytest.mark.parametrize(("value", "expected"), [
@@ -192,6 +197,7 @@ def test_pick_weight_file(platform):
     cfg.param.model_params_path = paths
     assert util.pick_weight_file(cfg) == paths[2]
     assert util.pick_weight_file(cfg, prefer=["last"]) == paths[1]
+    assert util.pick_weight_file(cfg, prefer=["swa", "epoch_1"]) == paths[0]
     assert util.pick_weight_file(cfg, prefer=[]) == paths[3]
 
 
@@ -294,6 +300,57 @@ def test_other_ranks_write_no_result(platform, monkeypatch):
     monkeypatch.setenv("RANK", "3")
     util.write_ymir_training_result(util.get_merged_config(), files=["gone.pt"], id="s", map50=0.5)
     assert os.listdir(platform.out / "models") == []
+
+
+class Wanted(BaseModel):
+    epochs: int = Field(100, ge=1)
+    learning_rate: float = 0.01
+    names: Optional[List[str]] = None
+
+
+def parameters(platform, kind=Wanted, **config):
+    platform.config.update(config)
+    platform.write()
+    return util.get_parameters(util.get_merged_config(), kind)
+
+
+def test_parameters_become_what_they_are_declared_to_be(platform, caplog):
+    made = parameters(platform, epochs="7", learning_rate="", names=["a"], prompt="cats", openpai_enable=False)
+    assert made == Wanted(epochs=7, names=["a"])
+    assert type(made.epochs) is int
+    assert not caplog.records
+
+
+def test_all_wrong_parameters_are_named(platform):
+    with pytest.raises(ConfigError, match=r"config\.yaml: epochs is 0: .*greater than or equal to 1; learning_rate is 'fast': .*number"):
+        parameters(platform, epochs=0, learning_rate="fast")
+
+
+def test_a_missing_parameter_is_named(platform):
+    class Strict(BaseModel):
+        depth: int
+
+    with pytest.raises(ConfigError, match=r"config\.yaml: depth is missing"):
+        parameters(platform, Strict, depth=None)
+
+
+def test_a_misspelt_parameter_is_warned_of_unless_a_template_shows_it(platform, caplog):
+    template(platform, "training", {"learning_rate_end": 0.1})
+    assert parameters(platform, learning_rat=0.5, learning_rate_end=0.2).learning_rate == 0.01
+    assert [record.getMessage().split(": ", 1)[1] for record in caplog.records] == ["nothing reads learning_rat: is learning_rate meant?"]
+
+
+def test_class_names(platform):
+    assert util.get_class_names(util.get_merged_config()) == ["cat", "dog"]
+    for value in (None, [], "cat", 3, ["a", "a"]):
+        platform.config["class_names"] = value
+        platform.write()
+        with pytest.raises(ConfigError, match=r"config\.yaml: class_names"):
+            util.get_class_names(util.get_merged_config())
+    platform.config["class_name"] = platform.config.pop("class_names")
+    platform.write()
+    with pytest.raises(ConfigError, match="is class_name meant to be class_names"):
+        util.get_class_names(util.get_merged_config())
 
 
 def test_free_port():

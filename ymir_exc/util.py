@@ -8,7 +8,24 @@ import os
 import re
 import warnings
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, TypeVar, Union, cast
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Dict,
+    Iterator,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Set,
+    Tuple,
+    Type,
+    TypeVar,
+    Union,
+    cast,
+)
 
 from easydict import EasyDict as edict
 
@@ -30,10 +47,13 @@ from ymir_exc.monitor import task_percent, write_monitor_logger
 from ymir_exc.monitor import write_monitor_logger_for_multiple_tasks as write_monitor_logger_for_multiple_tasks
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from ymir_exc.dataset_convert import convert_ymir_to_coco as convert_ymir_to_coco
 
 osp = os.path    # older code reaches it through this module
 _F = TypeVar("_F", bound=Callable[..., Any])
+_P = TypeVar("_P", bound="BaseModel")
 
 OBJECT_TYPE_FOLDERS = {2: "det", 3: "semantic-seg", 4: "instance-seg", 50: "multi-modal"}
 
@@ -195,6 +215,56 @@ def _first_template(places: Sequence[str]) -> Optional[bytes]:
         except ConfigError as e:    # the platform showed it to the user already: the task has its config.yaml
             _warn("no defaults are taken from the image's template: %s", e)
     return None
+
+
+def get_parameters(cfg: edict, kind: Type[_P]) -> _P:
+    """The hyper-parameters that a program knows, with their types.
+
+        class TrainingParameters(pydantic.BaseModel):
+            epochs: int = Field(100, ge=1)
+            learning_rate: float = Field(0.01, gt=0)
+
+        wanted = util.get_parameters(cfg, TrainingParameters)
+
+    What passed through a web form may be text ("0.001"): pydantic converts it. An empty value is none, and the default counts. Keys that
+    `kind` does not know are left alone, because the platform adds its own; one that is like a known key is warned of.
+
+    Args:
+        cfg: What `get_merged_config()` returned.
+        kind: A pydantic model.
+
+    Raises:
+        ConfigError: A value has the wrong type or is out of range, or a required key is missing; it names all such keys.
+    """
+    from pydantic import ValidationError
+    fields = kind.model_fields
+    given = {name: value for name, value in cfg.param.items() if name in fields and value is not None and value != ""}
+    for name in set(cfg.param) - set(fields) - RESERVED_KEYS:
+        close = nearest(name, fields)
+        if close and name not in _template_keys(cfg.ymir):
+            _warn("%s: nothing reads %s: is %s meant?", cfg.ymir.input.config_file, name, close)
+    try:
+        return kind(**given)
+    except ValidationError as e:
+        problems = [f"{'.'.join(map(str, item['loc']))} is {item['input']!r:.80}: {item['msg'][:1].lower()}{item['msg'][1:]}"
+                    if item["type"] != "missing" else f"{item['loc'][0]} is missing" for item in e.errors()]
+        raise ConfigError(f"{cfg.ymir.input.config_file}: {'; '.join(problems)}") from None
+
+
+def _template_keys(current: env.EnvConfig) -> Set[str]:
+    """What the image's own templates show to the user is known to some task of the image."""
+    import pickle
+    return {key for text in filter(None, map(_first_template, _template_places(current, None))) for key in pickle.loads(text)}
+
+
+def get_class_names(cfg: edict) -> List[str]:
+    """The classes, in the order in which annotations and results number them.
+
+    Raises:
+        ConfigError: There are none, or it is no list of different names.
+    """
+    from ymir_exc._annotations import class_names_of
+    return class_names_of(cfg.param)
 
 
 def get_bool(cfg: edict, key: str, default_value: bool = True) -> bool:

@@ -30,9 +30,9 @@ class Detections(NamedTuple):
 
 def candidates(cfg: EasyDict, task: str) -> Iterator[tuple[str, Letterbox, Detections]]:
     """What the model that the platform hands in sees on the candidate images; reports progress and obeys a stop."""
-    wanted, where = hyper.read(hyper.PredictHyper, cfg), device.pick(cfg)
+    wanted, where = util.get_parameters(cfg, hyper.PredictHyper), device.pick(cfg)
     model, known, size = checkpoint.load(str(util.pick_weight_file(cfg, suffix=".pt")))
-    names = hyper.class_names(cfg)
+    names = util.get_class_names(cfg)
     if names != known:
         raise errors.ConfigError(f"{cfg.ymir.input.config_file}: class_names are {names}, the model was trained for {known}")
     model.to(where)

@@ -30,7 +30,7 @@ def instead_of(tasks: Mapping[str, Task]) -> dict[str, Task]:
 
 def _choose(pretended: Task, real: Task, cfg: EasyDict) -> None:
     given = [] if cfg.ymir.run_training else cfg.param.get("model_params_path") or []
-    is_wanted = hyper.number(cfg, "expected_map", -1.0) >= 0 or any(Path(path).name == MODEL_NAME for path in given)
+    is_wanted = _wanted(cfg).expected_map >= 0 or any(Path(path).name == MODEL_NAME for path in given)
     (pretended if is_wanted else real)(cfg)
 
 
@@ -39,19 +39,19 @@ def train(cfg: EasyDict) -> None:
     dataset_reader.items_count(DatasetType.TRAINING)    # a missing dataset is a failure here too
     model = Path(cfg.ymir.output.models_dir, "smoke", MODEL_NAME)
     model.parent.mkdir(parents=True, exist_ok=True)
-    model.write_text(f"pretends to know {hyper.class_names(cfg)}\n", encoding="utf-8")
-    start, seconds = time.monotonic(), hyper.number(cfg, "idle_seconds", 0.0)
+    model.write_text(f"pretends to know {util.get_class_names(cfg)}\n", encoding="utf-8")
+    start, seconds = time.monotonic(), _wanted(cfg).idle_seconds
     while (passed := time.monotonic() - start) < seconds:
         if monitor.should_stop():
             raise errors.Stopped(f"stopped after {passed:.0f} of {seconds:g} seconds of smoke mode")
         util.write_ymir_monitor_process(cfg, task="training", naive_stage_percent=passed / seconds, stage=util.YmirStage.TASK)
         time.sleep(0.05)
-    result_writer.write_model_stage("smoke", [MODEL_NAME], evaluation_result={"mAP": hyper.number(cfg, "expected_map", -1.0)})
+    result_writer.write_model_stage("smoke", [MODEL_NAME], evaluation_result={"mAP": _wanted(cfg).expected_map})
 
 
 def mine(cfg: EasyDict) -> None:
     """A random score for each image, the same in every run with the same seed."""
-    chance = random.Random(hyper.number(cfg, "seed", 0))
+    chance = random.Random(_wanted(cfg).seed)
     result_writer.write_mining_result(mining_result=[(path, chance.random()) for path in _candidates("mining")])
 
 
@@ -59,6 +59,10 @@ def infer(cfg: EasyDict) -> None:
     """One box for each image, made of its name."""
     names = cfg.param.get("class_names") or ["object"]
     result_writer.write_infer_result(infer_result={path: [_detection(path, names)] for path in _candidates("infer")})
+
+
+def _wanted(cfg: EasyDict) -> hyper.SmokeHyper:
+    return util.get_parameters(cfg, hyper.SmokeHyper)
 
 
 def _candidates(task: str) -> Iterator[str]:

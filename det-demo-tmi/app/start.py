@@ -16,7 +16,7 @@ import sys
 from easydict import EasyDict
 
 import smoke
-from ymir_exc import result_writer
+from ymir_exc import result_writer, util
 from ymir_exc.executor import Executor
 
 
@@ -36,9 +36,8 @@ def _run_mining(cfg: EasyDict) -> None:
 
 def _run_infer(cfg: EasyDict) -> None:
     """Images and a model in; the objects on each image out."""
-    import hyper
     from predict import candidates
-    with result_writer.InferResultWriter(hyper.class_names(cfg)) as results:
+    with result_writer.InferResultWriter(util.get_class_names(cfg)) as results:
         for path, place, found in candidates(cfg, "infer"):
             results.add(path, found.boxes, found.scores, found.labels, image_size=(place.width, place.height))
 

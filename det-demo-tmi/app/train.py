@@ -51,8 +51,8 @@ class Trainer:
     """All that a training needs, and its loop."""
 
     def __init__(self, cfg: EasyDict) -> None:
-        self.cfg, self.wanted = cfg, hyper.read(hyper.TrainingHyper, cfg)
-        self.class_names, self.size, self.device = hyper.class_names(cfg), self.wanted.input_size, device.pick(cfg)
+        self.cfg, self.wanted = cfg, util.get_parameters(cfg, hyper.TrainingHyper)
+        self.class_names, self.size, self.device = util.get_class_names(cfg), self.wanted.input_size, device.pick(cfg)
         random.seed(self.wanted.seed)
         torch.manual_seed(self.wanted.seed)
         self.val = read_truths(DatasetType.VALIDATION)
