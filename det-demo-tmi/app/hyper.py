@@ -1,6 +1,8 @@
 """The hyper-parameters of each task, with types and limits. The defaults equal those of /img-man, where the user reads what they mean."""
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, Field
 
 
@@ -24,6 +26,12 @@ class PredictHyper(BaseModel):
     conf_threshold: float = Field(0.05, ge=0, le=1)
     iou_threshold: float = Field(0.6, ge=0, le=1)
     max_detections: int = Field(100, ge=1)
+
+
+class MiningHyper(PredictHyper):
+    """What a user may change about mining besides."""
+
+    mining_algorithm: Literal["entropy", "margin", "least_confidence", "random"] = "entropy"
 
 
 class SmokeHyper(BaseModel):

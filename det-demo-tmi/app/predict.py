@@ -71,12 +71,3 @@ def detect(model: Detector, images: Tensor, places: Sequence[Letterbox], wanted:
         mine, *rest = (part[kept][:wanted.max_detections] for part in parts)
         found.append(Detections(place.to_image(mine), *rest))
     return found
-
-
-def entropy(probabilities: Tensor) -> float:
-    """How undecided the model is about an image: -p log p - (1 - p) log(1 - p), summed over `(N, num_classes)` probabilities.
-
-    0 means that all is certain, or that nothing was found; it is at most N * num_classes * log 2.
-    """
-    p = probabilities.double().clamp(1e-9, 1 - 1e-9)
-    return float(-(p * p.log() + (1 - p) * (1 - p).log()).sum())

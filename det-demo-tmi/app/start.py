@@ -28,10 +28,14 @@ def _run_training(cfg: EasyDict) -> None:
 
 def _run_mining(cfg: EasyDict) -> None:
     """Images and a model in; for each image a score, the higher the more its label would teach the model, out."""
-    from predict import candidates, entropy
+    import hyper
+    from predict import candidates
+    from ymir_exc import mining
+    algorithm = util.get_parameters(cfg, hyper.MiningHyper).mining_algorithm
+    scorer = mining.scorer(algorithm, kind="sigmoid", aggregation="sum")    # many doubtful objects on one image are many lessons
     with result_writer.MiningResultWriter() as results:
         for path, _, found in candidates(cfg, "mining"):
-            results.add(path, entropy(found.probabilities))
+            results.add(path, scorer.score(path=path, probabilities=found.probabilities))
 
 
 def _run_infer(cfg: EasyDict) -> None:

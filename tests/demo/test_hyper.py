@@ -18,7 +18,7 @@ def read(platform, kind=hyper.TrainingHyper, **config):
 @pytest.mark.parametrize("task", ["training", "mining", "infer"])
 def test_the_templates_show_the_defaults(task):
     template = yaml.safe_load((DEMO / "img-man" / f"{task}-template.yaml").read_text(encoding="utf-8"))
-    kind = hyper.TrainingHyper if task == "training" else hyper.PredictHyper
+    kind = {"training": hyper.TrainingHyper, "mining": hyper.MiningHyper, "infer": hyper.PredictHyper}[task]
     assert {key: value for key, value in template.items() if key not in ("shm_size", "export_format")} == kind().model_dump()
     assert not set(template) & {"expected_map", "idle_seconds"}
 
@@ -52,3 +52,8 @@ def test_a_wrong_threshold_is_named(platform, key, value):
 def test_the_input_size_must_suit_the_network(platform):
     with pytest.raises(errors.ConfigError, match="multiple of 32"):
         read(platform, input_size=100)
+
+
+def test_an_unknown_mining_algorithm_is_answered_with_the_known_ones(platform):
+    with pytest.raises(errors.ConfigError, match="mining_algorithm is 'entropie': input should be 'entropy', 'margin'"):
+        read(platform, hyper.MiningHyper, mining_algorithm="entropie")

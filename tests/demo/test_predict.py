@@ -1,4 +1,4 @@
-"""From maps to detections, and the score that chooses what to label next."""
+"""From maps to detections."""
 from __future__ import annotations
 
 import math
@@ -9,7 +9,7 @@ import torch
 import hyper
 from data import fit
 from model import Detector, Predictions
-from predict import detect, entropy
+from predict import detect
 
 
 class Fixed(torch.nn.Module):
@@ -59,16 +59,3 @@ def test_an_untrained_model_finds_little():
     torch.manual_seed(0)
     model = Detector(3).eval()
     assert len(detect(model, torch.zeros(2, 3, 64, 64), [fit(64, 64, 64)] * 2, hyper.PredictHyper(conf_threshold=0.5))[1].boxes) == 0
-
-
-def test_entropy_by_hand():
-    assert entropy(torch.tensor([[0.5, 0.0], [1.0, 0.0]])) == pytest.approx(math.log(2), abs=1e-6)
-    assert entropy(torch.tensor([[0.9]])) == pytest.approx(-0.9 * math.log(0.9) - 0.1 * math.log(0.1))
-
-
-def test_doubt_adds_up():
-    assert entropy(torch.full((4, 3), 0.5)) == pytest.approx(12 * math.log(2))
-
-
-def test_nothing_there():
-    assert entropy(torch.zeros(0, 3)) == 0

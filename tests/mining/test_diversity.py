@@ -92,14 +92,17 @@ def test_it_covers_at_most_twice_as_far_as_the_best(seed):
 def test_blocks_change_nothing(dtype, known):
     random = np.random.default_rng(0)
     x, labelled = random.normal(size=(1000, 16)).astype(dtype), random.normal(size=(known, 16)).astype(dtype)
-    x[700:705] = labelled[:5] if known else x[:5]
+    x[700:705] = labelled[-5:] if known else x[:5]
     whole = mining.k_center(x, 40, labelled, block=10 ** 6)
     for block in (1, 7, 300) if not known else (300, 999):
         found = mining.k_center(x, 40, labelled, block=block)
         assert (found.indices == whole.indices).all()
         assert found.scores == pytest.approx(whole.scores, abs=1e-12)
     if known:
-        assert mining.k_center(x, 0, labelled).scores[700:705].tolist() == [0] * 5    # exactly there
+        scores = mining.k_center(x, 0, labelled).scores
+        assert scores[700:705].tolist() == [0] * 5    # exactly there
+        apart = np.array([np.linalg.norm(row - labelled, axis=1).min() for row in x])
+        assert scores == pytest.approx(apart / apart.max() / 2, abs=1e-6)
 
 
 def test_the_order_of_candidates_does_not_matter():
@@ -186,8 +189,14 @@ def test_hybrid_knows_what_is_labelled_and_equals():
     assert choices(mining.hybrid(scores, x, 1, labelled=[[0.0]])) == [3]
     assert choices(mining.hybrid(scores, x, 1, factor=2, labelled=[[0.0]])) == [1]
     assert choices(mining.hybrid(scores, x, 1, factor=1.1, labelled=[[0.0]])) == [1]    # two are looked at
-    ten = np.arange(40.0)[:, None]
-    assert max(choices(mining.hybrid(np.zeros(40), ten, 10, factor=1.1))) == 10    # and eleven here, whatever 1.1 * 10 is
+    line = np.arange(200.0)[:, None]
+    assert max(choices(mining.hybrid(np.zeros(200), line, 50, factor=1.1))) == 54    # 55 here, though 1.1 * 50 is 55.00000000000001
+    assert choices(mining.hybrid(np.arange(200) % 2, line, 150, factor=1)) == k_center_order(np.r_[1:200:2, 0:100:2])
+
+
+def k_center_order(rows):
+    """In which order k-center takes all the rows of a line, from the first one on."""
+    return rows[mining.k_center(rows[:, None], len(rows), first=0).indices].tolist()
 
 
 def test_wrong_hybrid():

@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -93,7 +94,9 @@ def test_what_a_network_computes_is_taken():
         logits = np.random.default_rng(0).normal(size=(200, 80)) * 5
         p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
         assert mining.entropy(p.astype(dtype)) == pytest.approx(mining.entropy(p), abs=2e-3)
-    assert mining.margin([[1.0000001, -1e-9]]).tolist() == pytest.approx([0], abs=1e-6)
+    assert mining.margin([[0.505, 0.503]]) == pytest.approx([1 - 0.002 / 1.008], abs=1e-12)    # a sum of 1 is made exact
+    for measure in MEASURES:
+        assert measure([[1.0000005, -1e-9]], "sigmoid").tolist() == [0]
 
 
 class OnGpu:
@@ -210,30 +213,33 @@ def test_random_depends_on_path_and_seed_alone():
 # ------------------------------------------------------------------------------------------------- maps
 
 
+aldd = partial(mining.aldd, kind="sigmoid")
+
+
 @pytest.mark.parametrize("pool, expected", [(1, (1 + binary(1 / 3)) / 4), (2, 0.5), (3, 0.5), (4, 1.0), (9, 1.0)])
 def test_aldd_by_hand(pool, expected):
     """Means around the places 1, 0, 0, 0 are 1/2, 1/3, 0, 0, and the places themselves are sure."""
-    assert mining.aldd([[[[1, 0, 0, 0]]]], pool=pool) == pytest.approx(expected, abs=1e-12)
-    assert mining.aldd([np.reshape([1, 0, 0, 0], (1, 4, 1))], pool=pool) == pytest.approx(expected, abs=1e-12)
+    assert aldd([[[[1, 0, 0, 0]]]], pool=pool) == pytest.approx(expected, abs=1e-12)
+    assert aldd([np.reshape([1, 0, 0, 0], (1, 4, 1))], pool=pool) == pytest.approx(expected, abs=1e-12)
 
 
 def test_aldd_takes_the_square_around_a_place():
     dot = np.zeros((1, 3, 3))
     dot[0, 1, 1] = 1    # means: 1/9 in the middle, 1/6 at the sides, 1/4 in the corners
-    assert mining.aldd([dot], pool=3) == pytest.approx(binary(1 / 4), abs=1e-12)
-    assert mining.aldd([dot], pool=1) == pytest.approx((binary(1 / 9) + 4 * binary(1 / 6) + 4 * binary(1 / 4)) / 9, abs=1e-12)
-    assert mining.aldd([dot], window=5, pool=1) == pytest.approx(binary(1 / 9), abs=1e-12)
-    assert mining.aldd([dot], window=1) == 0
+    assert aldd([dot], pool=3) == pytest.approx(binary(1 / 4), abs=1e-12)
+    assert aldd([dot], pool=1) == pytest.approx((binary(1 / 9) + 4 * binary(1 / 6) + 4 * binary(1 / 4)) / 9, abs=1e-12)
+    assert aldd([dot], window=5, pool=1) == pytest.approx(binary(1 / 9), abs=1e-12)
+    assert aldd([dot], window=1) == 0
 
 
 def test_aldd_of_several_maps_and_kinds():
     edge, flat = np.array([[[1.0, 0.0]]]), np.full((1, 5, 7), 0.5)
-    assert mining.aldd([flat]) == pytest.approx(0, abs=1e-12)    # unsure, and the same everywhere
-    assert mining.aldd([edge, flat]) == pytest.approx(0.5, abs=1e-12)
-    assert mining.aldd([np.concatenate([edge, 1 - edge])], "softmax") == pytest.approx(1, abs=1e-12)
-    assert mining.aldd([np.concatenate([edge, 1 - edge, 0 * edge])], "softmax") == pytest.approx(1 / math.log2(3), abs=1e-12)
-    assert mining.aldd([np.concatenate([edge, 0 * edge])]) == pytest.approx(0.5, abs=1e-12)    # the mean of two classes
-    assert mining.aldd([np.ones((1, 4, 4))], "softmax") == 0
+    assert aldd([flat]) == pytest.approx(0, abs=1e-12)    # unsure, and the same everywhere
+    assert aldd([edge, flat]) == pytest.approx(0.5, abs=1e-12)
+    assert aldd([np.concatenate([edge, 1 - edge])], kind="softmax") == pytest.approx(1, abs=1e-12)
+    assert aldd([np.concatenate([edge, 1 - edge, 0 * edge])], kind="softmax") == pytest.approx(1 / math.log2(3), abs=1e-12)
+    assert aldd([np.concatenate([edge, 0 * edge])]) == pytest.approx(0.5, abs=1e-12)    # the mean of two classes
+    assert aldd([np.ones((1, 4, 4))], kind="softmax") == 0
 
 
 def plain_aldd(p, window, pool):
@@ -252,7 +258,7 @@ def plain_aldd(p, window, pool):
 @pytest.mark.parametrize("window, pool", [(3, 4), (5, 3), (1, 2), (9, 32)])
 def test_aldd_is_what_the_plain_loop_says(window, pool):
     p = np.random.default_rng(0).uniform(0.01, 0.99, (3, 11, 7))
-    assert mining.aldd([p], window=window, pool=pool) == pytest.approx(plain_aldd(p, window, pool), abs=1e-12)
+    assert aldd([p], window=window, pool=pool) == pytest.approx(plain_aldd(p, window, pool), abs=1e-12)
 
 
 @pytest.mark.parametrize("maps, options, error, words", [
@@ -269,4 +275,4 @@ def test_aldd_is_what_the_plain_loop_says(window, pool):
 ])
 def test_wrong_maps(maps, options, error, words):
     with pytest.raises(error, match=words):
-        mining.aldd(maps, **options)
+        aldd(maps, **options)
