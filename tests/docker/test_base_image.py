@@ -68,8 +68,10 @@ def test_orphans_are_reaped_by_process_1():
     program = ("import os, subprocess, time\n"
                "for _ in range(20): subprocess.run(['sh', '-c', '(exit 0) & exec true'])\n"
                "end = time.monotonic() + 20\n"
-               "def zombies(): return [p for p in os.listdir('/proc') if p.isdigit() and"
-               " ') Z ' in open(f'/proc/{p}/stat').read()]\n"
+               "def state(p):\n"
+               "    try: return open(f'/proc/{p}/stat').read().rpartition(')')[2].split()[0]\n"
+               "    except OSError: return ''\n"    # it was reaped between the listing and the look
+               "def zombies(): return [p for p in os.listdir('/proc') if p.isdigit() and state(p) == 'Z']\n"
                "while zombies() and time.monotonic() < end: time.sleep(0.05)\n"
                "print(zombies())")
     done = supervise(program)
