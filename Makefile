@@ -50,12 +50,12 @@ check: $(VENV)/.dev $(VENV)/.demo    ## style and types
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 
-bench: $(VENV)/.demo    ## what claims of speed rest on
-	for program in benchmarks/*.py; do echo "== $$program"; $(IN_VENV) "$$program" || exit 1; done
+bench: $(VENV)/.demo    ## what claims of speed rest on, written into benchmarks/RESULTS.md
+	for program in benchmarks/*.py; do echo "== $$program"; $(IN_VENV) "$$program" --markdown || exit 1; done
 
 images:    ## the base layer and the demo image
 	$(ENGINE_PROGRAM) build $(BUILD_FLAGS) $(MIRRORS) --build-arg BASE_IMAGE=$(BASE_IMAGE) -t ymir-exc .
-	$(ENGINE_PROGRAM) build $(BUILD_FLAGS) --build-arg TORCH_SPEC=$(TORCH_SPEC) -t ymir-exc-det-demo det-demo-tmi
+	$(ENGINE_PROGRAM) build $(BUILD_FLAGS) --build-arg TORCH_SPEC='$(TORCH_SPEC)' -t ymir-exc-det-demo det-demo-tmi
 
 MIRRORS = $(if $(PIP_INDEX_URL),--build-arg PIP_INDEX_URL=$(PIP_INDEX_URL)) $(if $(APT_MIRROR),--build-arg APT_MIRROR=$(APT_MIRROR))
 ENGINE_PROGRAM = $(if $(filter-out local,$(ENGINE)),$(ENGINE),docker)
@@ -75,7 +75,7 @@ $(VENV)/.core: $(VENV)/bin/python pyproject.toml
 
 # torch is installed by its own name first, so that the one chosen here satisfies the extra.
 $(VENV)/.demo: $(VENV)/.core
-	$(PIP) $(TORCH_SPEC)
+	$(PIP) '$(TORCH_SPEC)'
 	$(PIP) --editable '.[demo,host]'
 	touch $@
 

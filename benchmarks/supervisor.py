@@ -1,6 +1,6 @@
 """What `ymir-exc run` costs: the time until the program starts, and the speed at which its output passes.
 
-    python benchmarks/supervisor.py [ROUNDS]
+    python benchmarks/supervisor.py [--rounds 15] [--quick] [--markdown]
 
 Start: milliseconds from our exec to the program's first instruction (`date`), against the program alone and against a Python that does
 nothing. Output: the same bytes through `ymir-exc run` and through `cat`. The rounds of all cases are mixed; medians are printed, of wall
@@ -8,6 +8,7 @@ time and of the CPU time of all processes, which a busy machine disturbs less.
 """
 from __future__ import annotations
 
+import argparse
 import os
 import resource
 import statistics
@@ -42,17 +43,28 @@ class Sample(NamedTuple):
 
 def main() -> None:
     """Measure and print."""
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 15
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--quick", action="store_true", help="a sixteenth of the output, three rounds")
+    parser.add_argument("--markdown", action="store_true", help="write the tables into RESULTS.md")
+    arguments = parser.parse_args()
+    rounds, size = (3, OUTPUT_BYTES // 16) if arguments.quick else (arguments.rounds, OUTPUT_BYTES)
     with tempfile.TemporaryDirectory() as folder:
         local, ymir = environments(Path(folder))
-        show_start(measure([
+        start = show_start(measure([
             Case("the program alone", DATE, local), Case("python -c pass", [sys.executable, "-c", ""], local),
             Case("ymir-exc run, local", [*RUN, *DATE], local), Case("ymir-exc run, ymir", [*RUN, *DATE], ymir)], rounds))
-        produce = f"head -c {OUTPUT_BYTES} /dev/zero"
+        print(start, end="\n\n", flush=True)
+        produce = f"head -c {size} /dev/zero"
         ours = f"'{sys.executable}' -m ymir_exc run -- {produce} 2>/dev/null"
-        show_output(measure([
+        output = show_output(measure([
             Case("through cat", ["sh", "-c", f"{produce} | cat | cat >/dev/null"], local),
-            Case("through ymir-exc run", ["sh", "-c", f"{ours} | cat >/dev/null"], local)], max(rounds // 3, 3)))
+            Case("through ymir-exc run", ["sh", "-c", f"{ours} | cat >/dev/null"], local)], max(rounds // 3, 3)), size)
+        print(output)
+    if arguments.markdown:
+        from core import write_section  # beside this program
+        name = "benchmarks/supervisor.py" + (" --quick" if arguments.quick else "")
+        write_section(name, "\n\n".join([__doc__.split("\n\n", 2)[2].strip(), start, output]))
 
 
 def environments(folder: Path) -> List[Dict[str, str]]:
@@ -92,22 +104,24 @@ def children_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def show_start(found: Dict[str, List[Sample]]) -> None:
+def show_start(found: Dict[str, List[Sample]]) -> str:
     """The medians, and what each case adds to the program alone."""
     alone = statistics.median(sample.start for sample in found["the program alone"])
-    print(f"{'start':24} {'ms to start':>12} {'added':>8} {'ms in all':>10} {'ms CPU':>8}")
+    lines = ["| start | ms to start | added | ms in all | ms CPU |", "|---|---|---|---|---|"]
     for name, samples in found.items():
         start, wall, cpu = (1000 * statistics.median(column) for column in zip(*samples))
-        print(f"{name:24} {start:12.1f} {start - 1000 * alone:8.1f} {wall:10.1f} {cpu:8.1f}")
+        lines.append(f"| {name:20} | {start:6.1f} | {start - 1000 * alone:6.1f} | {wall:6.1f} | {cpu:6.1f} |")
+    return "\n".join(lines)
 
 
-def show_output(found: Dict[str, List[Sample]]) -> None:
+def show_output(found: Dict[str, List[Sample]], size: int) -> str:
     """The medians, against `cat`."""
     reference = [statistics.median(column) for column in zip(*found["through cat"])]
-    print(f"\n{'output':24} {'MB/s':>12} {'ratio':>8} {'CPU ratio':>10}")
+    lines = ["| output | MB/s | speed, cat = 1 | CPU, cat = 1 |", "|---|---|---|---|"]
     for name, samples in found.items():
         _, wall, cpu = (statistics.median(column) for column in zip(*samples))
-        print(f"{name:24} {OUTPUT_BYTES / wall / 1e6:12.0f} {reference[1] / wall:8.2f} {cpu / reference[2]:10.2f}")
+        lines.append(f"| {name:20} | {size / wall / 1e6:6.0f} | {reference[1] / wall:5.2f} | {cpu / reference[2]:5.2f} |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -10,22 +10,24 @@ import json
 import shutil
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Sequence
+from typing import Any, Dict, List, Sequence, Tuple
 
 import yaml
 
-from ymir_exc.errors import EXIT_FAILED, ConfigError, YmirError
+from ymir_exc.errors import EXIT_FAILED, YmirError
 from ymir_exc.host import launch, sample, sheet, show, workspace
 
 HERE = Path(__file__).resolve().parent
 TEMPLATES = HERE / "img-man"
+EXIT_INTERRUPTED = 130    # what a shell gives for Ctrl-C
 
 
 def main() -> int:
     """Make the dataset, run both tasks, show what came out; returns the exit status."""
     options = _options()
     try:
-        data = _dataset(options)
+        data = options.out / f"dataset-{options.images}"
+        sample.write_sample(data, images=options.images, overwrite=True)    # the same every time
         runs = {}
         for name, tasks in (("training", ["training"]), ("mining+infer", ["mining", "infer"])):
             space, run = _run(name, tasks, data, options)
@@ -36,6 +38,9 @@ def main() -> int:
     except YmirError as e:
         print(f"demo: {e}", file=sys.stderr)    # noqa: T201
         return e.exit_code
+    except KeyboardInterrupt:
+        print("demo: interrupted", file=sys.stderr)    # noqa: T201
+        return EXIT_INTERRUPTED
     return 0
 
 
@@ -45,16 +50,19 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--image", default="ymir-exc-det-demo", help="the demo image, for an engine")
     parser.add_argument("--out", type=Path, default=Path("demo-run"), help="folder for the dataset and the results")
     parser.add_argument("--images", type=int, default=400, help="labelled images of the dataset")
-    parser.add_argument("--param", action="append", default=[], metavar="KEY=VALUE", help="a hyper-parameter of the training")
+    parser.add_argument("--param", action="append", default=[], metavar="KEY=VALUE", type=_parameter,
+                        help="a hyper-parameter of the training")
     return parser.parse_args()
 
 
-def _dataset(options: argparse.Namespace) -> Path:
-    """The sample dataset, made once: it is the same every time."""
-    data: Path = options.out / f"dataset-{options.images}"
-    if not (data / "in" / "env.yaml").exists():
-        sample.write_sample(data, images=options.images)
-    return data
+def _parameter(pair: str) -> Tuple[str, Any]:
+    key, equals, value = pair.partition("=")
+    try:
+        if equals:
+            return key, yaml.safe_load(value)
+    except yaml.YAMLError:
+        pass
+    raise argparse.ArgumentTypeError(f"{pair!r} is not KEY=VALUE with a value in YAML")
 
 
 def _run(name: str, tasks: Sequence[str], data: Path, options: argparse.Namespace) -> Any:
@@ -64,21 +72,11 @@ def _run(name: str, tasks: Sequence[str], data: Path, options: argparse.Namespac
     in_container = options.engine != "local"
     model = None if "training" in tasks else options.out / "training" / "out"
     space = workspace.prepare(root, data, tasks, templates=TEMPLATES, model=model, in_container=in_container,
-                              params=_params(options.param) if "training" in tasks else {})
+                              params=dict(options.param) if "training" in tasks else {})
     with show.live(name) as update:
         if in_container:
             return space, launch.run_container(space, options.image, engine=options.engine, on_progress=update)
         return space, launch.run_local(space, [sys.executable, str(HERE / "app" / "start.py")], on_progress=update)
-
-
-def _params(pairs: Sequence[str]) -> Dict[str, Any]:
-    made = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise ConfigError(f"--param {pair!r} is not KEY=VALUE")
-        made[key] = yaml.safe_load(value)
-    return made
 
 
 def _failed(name: str, run: launch.Run) -> int:

@@ -33,7 +33,9 @@ def test_names_and_contents(built):
     assert sorted(n.split(">")[0].split("<")[0] for n in needs) == ["easydict", "pydantic", "pyyaml", "tensorboard"]
     assert "Requires-Python: >=3.8" in metadata
     with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
-        wanted = {f"ymir_exc-{version}/{name}" for name in ("LICENSE", "README.md", "pyproject.toml", "ymir_exc/env.py")}
+        wanted = {f"ymir_exc-{version}/{name}" for name in (
+            "LICENSE", "README.md", "README_zh-CN.md", "DESIGN.md", "pyproject.toml", "ymir_exc/env.py", "tests/conftest.py",
+            "det-demo-tmi/app/start.py")}
         assert wanted <= set(archive.getnames())
 
 

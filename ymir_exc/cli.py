@@ -116,6 +116,7 @@ def _sample(arguments: argparse.Namespace) -> int:
     for split, count in made.images.items():
         objects = ", ".join(f"{number} {name}" for name, number in made.objects[split].items())
         print(f"  {split:10} {count:5} images   {objects}")
+    print(f"  what is on the candidates, to judge by, is in {made.out / 'truth'}: no program sees it")
     return 0
 
 

@@ -37,16 +37,15 @@ def load(path: str) -> tuple[Detector, list[str], int]:
 
 
 def start_from(path: str, model: Detector, class_names: list[str]) -> None:
-    """Take over the body, and of the layer that tells classes the rows of the classes that both models know."""
-    content = _read(path)
-    known: list[str] = content["class_names"]
+    """Take over all weights; of the layer that tells classes, those of the classes that both know. Raises WeightsError as `load` does."""
+    old, known, _ = load(path)
     shared = [name for name in class_names if name in known]
     rows, old_rows = [class_names.index(name) for name in shared], [known.index(name) for name in shared]
     mine = model.state_dict()
-    for key, weight in content["model"].items():
-        if key.startswith("class_last") and key in mine and mine[key].shape[1:] == weight.shape[1:]:
+    for key, weight in old.state_dict().items():
+        if key.startswith("class_last"):
             mine[key][rows] = weight[old_rows]
-        elif key in mine and mine[key].shape == weight.shape:
+        else:
             mine[key].copy_(weight)
     unseen = [name for name in class_names if name not in known]
     _log.info("training goes on from %s; known classes: %s; new: %s", path, ", ".join(shared) or "none", ", ".join(unseen) or "none")

@@ -1,6 +1,7 @@
 """The program that the container starts: one function for each task that the platform may ask for.
 
-To make an image of your own, copy this file and fill the three functions. What a task may rely on:
+To make an image of your own, copy this file and fill the three functions; `smoke`, the demo's mode that pretends, you will not need.
+What a task may rely on:
 
 - `cfg.ymir` says where things lie (`cfg.ymir.output.models_dir`) and what is asked for (`cfg.ymir.run_training`).
 - `cfg.param` holds the hyper-parameters: the user's, completed by the defaults in /img-man.

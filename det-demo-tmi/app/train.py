@@ -51,6 +51,7 @@ class Trainer:
     """All that a training needs, and its loop."""
 
     def __init__(self, cfg: EasyDict) -> None:
+        monitor.should_stop()    # from now on a stop is obeyed, not suffered
         self.cfg, self.wanted = cfg, util.get_parameters(cfg, hyper.TrainingHyper)
         self.class_names, self.size, self.device = util.get_class_names(cfg), self.wanted.input_size, device.pick(cfg)
         random.seed(self.wanted.seed)
@@ -73,7 +74,7 @@ class Trainer:
         """Train until the epochs or the seconds are used up; raises Stopped when the platform asks for it."""
         _log.info("%d images to train on, %d to evaluate on, %d classes, %s", len(self.data), len(self.val), len(self.class_names),
                   self.device)
-        self.data.fill_cache(lambda done: self._report(done, YmirStage.PREPROCESS))
+        self.data.fill_cache(self._on_image)
         self.course.started = time.monotonic()    # reading the images is not training
         for epoch in count(1):
             self._train_epoch(epoch)
@@ -121,7 +122,7 @@ class Trainer:
         found: list[Detections] = []
         for *_, detections in predict(self.model, [truth.path for truth in truths], self.size, EVALUATION):
             found.append(detections)
-            if monitor.should_stop() and len(found) >= QUICK_IMAGES:    # little time is left: judge by what was seen
+            if monitor.should_stop() and len(found) >= QUICK_IMAGES and not self.stages:    # better judged by a few than lost
                 break
         truths = truths[:len(found)]
         figures = evaluate(truths, found, len(self.class_names))
@@ -138,6 +139,11 @@ class Trainer:
         if not self.stages or self.course.reserve <= STOP_SECONDS:
             self._write_stage(f"epoch_{epoch}", None if self.stages else QUICK_IMAGES)
         raise errors.Stopped(f"stopped in epoch {epoch}; the result has the stages {', '.join(self.stages)}")
+
+    def _on_image(self, done: float) -> None:
+        if monitor.should_stop():
+            raise errors.Stopped("stopped while the images were read; there is no result")
+        self._report(done, YmirStage.PREPROCESS)
 
     def _report(self, done: float, stage: YmirStage) -> None:
         util.write_ymir_monitor_process(self.cfg, task="training", naive_stage_percent=done, stage=stage)

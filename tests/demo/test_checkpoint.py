@@ -61,3 +61,5 @@ def test_another_network_is_refused(saved, tmp_path):
     torch.save(content, tmp_path / "other.pt")
     with pytest.raises(errors.WeightsError, match="another kind of model"):
         checkpoint.load(str(tmp_path / "other.pt"))
+    with pytest.raises(errors.WeightsError, match="another kind of model"):
+        checkpoint.start_from(str(tmp_path / "other.pt"), Detector(3), ["cat"])

@@ -27,7 +27,7 @@ def test_train_then_mine_and_infer_then_train_on(prepare):
     assert {"loss/classes", "loss/boxes", "learning rate", "images per second", "mAP", "mAP50"} <= tags
     assert any("picture" in tag or "predictions" in tag for tag in tags)
     written = result(training)
-    assert written["model_stages"][written["best_stage_name"]]["mAP50"] > 0.3    # a loose bound
+    assert written["model_stages"][written["best_stage_name"]]["mAP50"] > 0.5    # it reached 0.7 when this was written
 
     both = prepare("mining", "infer", root="both", model=training.output)
     assert run(both).status == 0, log(both)

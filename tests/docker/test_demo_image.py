@@ -35,7 +35,7 @@ def test_the_platform_reads_the_templates(name):
 
 def test_train_then_mine_and_infer(prepare):
     """The whole job, as uid 1234, without a network, on a dataset in a folder with a space and Chinese letters."""
-    # By epochs, not by time: a slow machine must learn as much. It reached 0.44 when this was written.
+    # By epochs, not by time: a slow machine must learn as much. It reached 0.7 when this was written.
     training = prepare("training", root="training", params={"max_seconds": 0, "epochs": 24, "input_size": 128, "evaluations": 2})
     assert run(training).status == 0, "\n".join(launch.tail(training.output / "ymir-executor-out.log", 40))
     result = platform_rules.accept_training(training.output)
@@ -44,7 +44,7 @@ def test_train_then_mine_and_infer(prepare):
     _, tags = platform_rules.accept_tensorboard(training.output)
     assert tags
     written = yaml.safe_load((training.output / "models/result.yaml").read_text())
-    assert written["model_stages"][written["best_stage_name"]]["mAP50"] > 0.3
+    assert written["model_stages"][written["best_stage_name"]]["mAP50"] > 0.5
 
     both = prepare("mining", "infer", root="both", model=training.output)
     assert run(both).status == 0, "\n".join(launch.tail(both.output / "ymir-executor-out.log", 40))
@@ -77,20 +77,29 @@ def test_stop_leaves_a_valid_result(prepare):
         run(space, on_progress=watch)    # which stops the container in order, with docker's ten seconds
     assert time.monotonic() - started[0] < 15
     record = platform_rules.accept_monitor(space.output, final="error")
-    assert "stopped by SIGTERM" in (space.output / "monitor.txt").read_text().splitlines()[0], record
+    reason = (space.output / "monitor.txt").read_text().splitlines()[0]
+    assert "stopped by SIGTERM" in reason, record
+    assert "killed" not in reason    # it ended by itself, within docker's ten seconds
     platform_rules.accept_training(space.output)
     assert "stopped by SIGTERM" in last_line(space)
 
 
-def test_stop_ends_with_143(prepare):
-    space = prepare("training", params={"expected_map": 0.5, "idle_seconds": 300})
+def percent(space) -> float:
+    fields = (space.output / "monitor.txt").read_text().split("\t")
+    return float(fields[2]) if len(fields) > 3 else 0.0
+
+
+@pytest.mark.parametrize("params", [{"expected_map": 0.5, "idle_seconds": 300}, {"max_seconds": 300, "epochs": 1000, "input_size": 64}])
+def test_stop_ends_with_143(prepare, params):
+    """`docker stop`, while the demo pretends, and while it trains."""
+    space = prepare("training", params=params)
     argv = launch.container_argv(space, DEMO, user=UID, network="none")
     argv.remove("--rm")
     argv.insert(2, "--detach")
     assert engine(*argv[1:]).returncode == 0
     try:
         deadline = time.monotonic() + 60
-        while "\t2\t" not in (space.output / "monitor.txt").read_text():
+        while percent(space) < 0.005:    # not before the task itself has begun
             assert time.monotonic() < deadline
             time.sleep(0.1)
         engine("stop", space.task_id, check=True)
@@ -99,6 +108,8 @@ def test_stop_ends_with_143(prepare):
     finally:
         engine("rm", "--force", space.task_id)
     platform_rules.accept_monitor(space.output, final="error")
+    if "expected_map" not in params:
+        platform_rules.accept_training(space.output)
 
 
 def edit(path: Path, change) -> None:

@@ -153,7 +153,7 @@ def _import_drawing() -> ModuleType:
         from ymir_exc.host import _draw
     except ModuleNotFoundError as e:
         raise ConfigError(f"drawing the sample dataset needs {e.name}, which is not installed",
-                          hint='pip install "ymir-exc[demo]"') from e
+                          hint='pip install "ymir-exc[host]"') from e
     return _draw
 
 
