@@ -82,6 +82,7 @@ def test_ark_is_tolerant(written, text, expected):
     ("0, 100, 100, 50, 60", r"the corner \(50, 60\) lies before \(100, 100\)"),    # x, y, w, h: the platform's own doc is wrong
     ("-1, 1, 2, 3, 4", "class index -1"),
     ("2, 1, 2, 3, 4", "class index 2 is outside the 2"),
+    ("2, 1, 2, 3, 4, -1.0, 0.0", "class index 2 is outside the 2"),
     ("0, 1, 2, 3, 4, " + "9" * 5000, "5015 characters"),
     ("猫, 1, 2, 3, 4", "'猫' is not"),
     ("\0\0\0\0, 1, 2, 3, 4", "is not a finite number"),
@@ -92,6 +93,11 @@ def test_ark_names_file_line_and_remedy(written, line, reason):
         read_ark(path, 2)
     assert caught.value.message.startswith(f"{path}, line 3: ")
     assert "inclusive" in caught.value.hint
+
+
+def test_a_file_of_several_reads_is_read_whole(written):
+    path = written("a.txt", "".join(f"0, {n}, 2, {n}, 4, -1.0, 0.0\n" for n in range(10_000)))
+    assert [found.xmin for found in read_ark(path)] == list(range(10_000))
 
 
 def test_ark_that_cannot_be_read(written, tmp_path, monkeypatch):
@@ -146,6 +152,8 @@ def test_voc_is_tolerant(written):
     for text in (f"<annotation>{plain}</annotation>", f'\ufeff<?xml version="1.0" encoding="GBK"?>\n<a>{plain}</a>'):
         assert read_voc(written("a.xml", text), NAMES) == [LabelledObject(1, 1, 2, 3, 4)]
     assert read_voc(written("a.xml", "<annotation/>"), NAMES) == []
+    nothing_to_learn = voc(("cat", BOX.format(5, 5, 4, 9, "0.0000"), "-1.0000"), ("bird", BOX.format(1, 2, 3, 4, "0.0000"), "-1.0000"))
+    assert read_voc(written("a.xml", nothing_to_learn), NAMES) == []
     cased = read_voc(written("a.xml", f"<a>{plain.replace(' Dog ', 'dog')}{plain.replace(' Dog ', 'DOG')}</a>"), ["DOG", "dog"])
     assert [found.class_id for found in cased] == [1, 0]
 

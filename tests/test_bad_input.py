@@ -12,8 +12,8 @@ import yaml
 from easydict import EasyDict
 
 from tests.dataset_convert.conftest import png_head
+from ymir_exc import _yaml, env, errors, util
 from ymir_exc import dataset_reader as reader
-from ymir_exc import env, errors, util
 from ymir_exc.dataset_convert import convert_ymir_to_coco, convert_ymir_to_mmseg, convert_ymir_to_yolov5
 from ymir_exc.env import DatasetType
 from ymir_exc.errors import ArgumentError, ConfigError, DatasetError, ImageError, MissingKeyError, UnknownDatasetError, YmirError
@@ -116,6 +116,19 @@ def test_a_config_file_that_is_no_mapping(platform, labelled, what):
     (platform.input / "config.yaml").write_bytes(content)
     for read in each(OF_CONFIG, words):
         wrong(read, ConfigError, str(platform.input / "config.yaml"), words)
+
+
+@pytest.mark.parametrize("text", ["a: [" + "x," * 5000 + "]\n", "".join(f"k{n}: 1\n" for n in range(5000)), "- [x]\n" * 5000])
+def test_a_file_of_too_many_values_is_refused_before_it_is_read_to_the_end(tmp_path, monkeypatch, text):
+    monkeypatch.setattr(_yaml, "MAX_NODES", 1000)
+    built = []
+    loader = _yaml._loader()
+    count = loader.descend_resolver
+    monkeypatch.setattr(loader, "descend_resolver", lambda self, *node: (built.append(1), count(self, *node)))
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    wrong(lambda: _yaml.load(str(path)), ConfigError, str(path), "it holds more than 1000 values")
+    assert len(built) == 1001
 
 
 @pytest.mark.parametrize("what", NOT_A_MAPPING)

@@ -34,6 +34,8 @@ def test_the_platform_s_own_lines(platform):
     (b"/a.jpg\t/a.txt\t\n/b.jpg\t\n/c.jpg\t/c.txt\n", [("/a.jpg", "/a.txt"), ("/b.jpg", ""), ("/c.jpg", "/c.txt")]),
     (b"/a\n" * 3, [("/a", "")] * 3),
     (b"/a\n\n \n/a\n", [("/a", "")] * 2),
+    (b"/ab\n   \n/cd\n", [("/ab", ""), ("/cd", "")]),    # of one length, one of them blank
+    (b"/abc\n/\n/\n\n", [("/abc", ""), ("/", ""), ("/", "")]),    # as long as two of the first
     (b"/" + b"a" * 70000 + b"\n/b\n", [("/" + "a" * 70000, ""), ("/b", "")]),    # longer than a block
     ("/a\u2028b\u0085c.jpg\t/a\x0cb.txt\n".encode(), [("/a\u2028b\u0085c.jpg", "/a\x0cb.txt")]),
 ])
@@ -55,6 +57,14 @@ def test_bad_lines_are_named(platform, content, words):
         list(reader.item_paths(DatasetType.TRAINING))
     assert caught.value.return_code == 300002
     assert "train-index.tsv" in str(caught.value)
+
+
+@pytest.mark.parametrize("long", [("/aaa" + "中" * 600_000).encode(), b"/" + b"a" * (3 << 20)])
+def test_a_line_that_no_path_is_as_long_as(platform, long):
+    (platform.input / "train-index.tsv").write_bytes(b"/ok.jpg\n" * 10_000 + long + b"\n/ok.jpg\n")
+    for read in (lambda: list(reader.item_paths(DatasetType.TRAINING)), lambda: reader.items_count(DatasetType.TRAINING)):
+        with pytest.raises(DatasetError, match=r"train-index\.tsv, line 10001: longer than 1 MiB"):
+            read()
 
 
 def test_a_missing_index_a_folder_and_none_at_all(platform):

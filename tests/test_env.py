@@ -126,6 +126,29 @@ def test_models_are_extended_and_nested_as_those_of_pydantic():
         Page(box={"x": "left"})
 
 
+@pytest.mark.parametrize("statement", [
+    "class S(Annotation): mask: list = []\nassert S(class_name=1, score=1, box=dict(x=1, y=1, w=1, h=1)).box.w == 1",
+    "import typing\nassert typing.get_type_hints(Annotation)['box'].__name__ == 'Box'",
+    "from dataclasses import dataclass\n@dataclass\nclass Page: item: Annotation",
+])
+def test_names_in_the_models_are_known_before_their_first_use(statement):
+    program = f"from ymir_exc.result_writer import Annotation\n{statement}"
+    done = subprocess.run([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_nested_models_of_a_subclass_stay_what_they_are():
+    class Tilted(rw.Box):
+        angle: float = 0.0
+
+    class Tagged(rw.Annotation):
+        tags: Optional[List[str]] = None
+
+    box = Tilted(x=1, y=2, w=3, h=4, angle=0.5)
+    assert Tagged(class_name="a", score=1, box=box, tags=["b"]).box is box
+    assert type(Tagged(class_name="a", score=1, box=rw.Box(x=1, y=2, w=3, h=4), tags=["b"]).box) is rw.Box
+
+
 def test_options_of_pydantic_and_fields_of_a_subclass():
     current = env.EnvConfig(task_id="图")
     assert current.dict(include={"task_id": True, "input": {"root_dir"}}) == {"task_id": "图", "input": {"root_dir": "/in"}}
@@ -192,6 +215,12 @@ def test_a_missing_file_a_folder_and_a_missing_config(platform):
         env.get_executor_config()
     platform.env_file.unlink()
     with pytest.raises(ConfigError, match=r"env\.yaml does not exist"):
+        env.get_current_env()
+
+
+def test_a_file_that_is_no_configuration_by_its_size(platform):
+    os.truncate(platform.env_file, (16 << 20) + 1)
+    with pytest.raises(ConfigError, match=r"env\.yaml is larger than 16 MiB"):
         env.get_current_env()
 
 

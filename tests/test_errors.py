@@ -96,6 +96,42 @@ def test_the_cause_decides_when_the_error_itself_says_nothing():
         assert errors.exit_status(outer) == 1
 
 
+class Group(Exception):
+    """As Python's own of 3.11."""
+
+    def __init__(self, *exceptions):
+        super().__init__("unhandled errors")
+        self.exceptions = exceptions
+
+
+class Silent(Exception):
+    def __str__(self):
+        raise RuntimeError("no words")
+
+
+def test_the_members_of_a_group_decide():
+    assert errors.classify(Group(KeyError("x"), Group(MemoryError()))) == (300103, "Group: unhandled errors")
+    assert errors.classify(Group(errors.NanError("loss is NaN"))) == (300201, "loss is NaN")
+    assert errors.exit_status(Group(errors.DatasetError("no images"))) == 4
+    odd = Group()
+    odd.exceptions = "of another program"
+    assert errors.classify(odd) == (160004, "Group: unhandled errors")
+    odd.exceptions = (odd, odd)
+    assert errors.classify(odd).code == 160004
+
+
+def test_an_exception_without_words():
+    assert errors.classify(Silent()) == (160004, "Silent")
+    error = Silent()
+    error.__cause__ = MemoryError()
+    assert errors.classify(error) == (300103, "Silent")
+    assert errors.classify(errors.DatasetError(3)) == (300002, "DatasetError")    # type: ignore[arg-type]
+
+
+def test_the_status_of_sys_exit():
+    assert [errors.exit_status(SystemExit(code)) for code in (3, "words", 0)] == [3, 1, 0]
+
+
 def test_a_reason_is_never_empty_and_always_one_line():
     assert errors.classify(ValueError()).reason == "ValueError"
     assert errors.classify(ValueError("a\n\tb\x00c")).reason == "ValueError: a b c"

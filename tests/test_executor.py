@@ -58,6 +58,28 @@ def test_commands_run_with_their_quotes(platform, tmp_path):
     assert out.read_text() == "['two words', ';', '$HOME']"
 
 
+def test_an_apostrophe_in_a_command(platform, capfd):
+    Executor({"training": "echo it's  fine"}).start()
+    assert "it's fine\n" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [(), (0,), (None,)])
+def test_a_function_may_end_in_sys_exit(platform, arguments):
+    platform.run("mining", "infer")
+    done = []
+    assert Executor({"mining": lambda cfg: sys.exit(*arguments), "infer": done.append}).main() == 0
+    assert len(done) == 1
+    assert (record(platform).state, record(platform).percent) == (2, 1.0)
+
+
+@pytest.mark.parametrize(("given", "status"), [(3, 3), ("no images", 1)])
+def test_a_function_that_ends_in_sys_exit_with_a_status_failed(platform, capsys, given, status):
+    assert Executor({"training": lambda cfg: sys.exit(given)}).main() == status
+    found = record(platform)
+    assert (found.state, found.return_code, found.message) == (4, 160004, f"SystemExit: {given}")
+    assert capsys.readouterr().err.splitlines()[-1] == f"ymir-exc: 160004 CONTAINER_ERROR: SystemExit: {given}"
+
+
 def test_the_default_apps():
     assert Executor().apps == {task: f"python3 ymir/ymir_{task}.py" for task in ("training", "mining", "infer")}
 
@@ -74,6 +96,12 @@ def test_under_the_supervisor_a_command_s_words_are_left_to_it(platform, monkeyp
     with pytest.raises(subprocess.CalledProcessError):
         Executor({"training": "false"}).start()
     assert record(platform) is None
+
+
+def test_under_the_supervisor_the_last_line_is_left_to_it(platform, monkeypatch, capsys):
+    monkeypatch.setenv("YMIR_EXC_SUPERVISED", "1")
+    assert Executor({"training": lambda cfg: 1 / 0}).main() == 1
+    assert capsys.readouterr().err.splitlines()[-1] == "ZeroDivisionError: division by zero"
 
 
 FAILURES = [

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import random
 import shutil
@@ -102,6 +103,39 @@ def test_another_uids_file_in_a_sticky_folder_is_rewritten_in_place(tmp_path):
         assert os.listdir(folder) == ["monitor.txt"]
     finally:
         shutil.rmtree(folder)
+
+
+def refuse_folders(monkeypatch, number):
+    real = fcntl.flock
+
+    def flock(fd, operation):
+        if operation == fcntl.LOCK_EX and stat.S_ISDIR(os.fstat(fd).st_mode):
+            raise OSError(number, os.strerror(number))
+        real(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+
+
+def test_where_folders_cannot_be_locked_a_file_is(tmp_path, monkeypatch):
+    """NFS locks only what is open for writing."""
+    refuse_folders(monkeypatch, errno.EBADF)
+    with _files.lock(tmp_path), (tmp_path / ".ymir-lock").open() as other, pytest.raises(BlockingIOError):
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with (tmp_path / ".ymir-lock").open() as other:
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_lock_that_fails_is_named_and_leaves_no_file_open(tmp_path, monkeypatch):
+    refuse_folders(monkeypatch, errno.EIO)
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(StorageError, match=f"{tmp_path.name}: Input/output error"), _files.lock(tmp_path):
+        pass
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+def test_last_words_that_find_no_room_either_are_an_error(tmp_path):
+    with pytest.raises(StorageError, match="Is a directory"):
+        _files.overwrite_bytes(tmp_path, b"x")
 
 
 def test_a_process_forked_under_the_lock_does_not_keep_it(tmp_path):

@@ -7,6 +7,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -80,18 +81,20 @@ def test_a_full_disk_ends_no_training(platform, monkeypatch, caplog):
     assert caplog.text.count("progress was not written") == 1
     with pytest.raises(StorageError):
         monitor.write_monitor_logger(0.5, state=ExecutorState.ES_ERROR)
+    (platform.out / "monitor.txt").rmdir()
 
 
 def test_the_last_value_lands_when_the_disk_has_room_again(platform):
     monitor.write_monitor_logger(0.1)
     (platform.out / "monitor.txt").unlink()
     (platform.out / "monitor.txt").mkdir()
-    for value in (0.2, 0.3):
-        monitor._writer.next_write = time.monotonic() + 0.5
+    for value, is_at_once in ((0.2, False), (0.3, True), (0.25, False)):
+        monitor._writer.next_write = 0.0 if is_at_once else time.monotonic() + 0.5
         monitor.write_monitor_logger(value)
         assert monitor._writer.pending is not None
+        monitor._writer.next_warning = 0.0
         wait_for(lambda: monitor._writer.next_warning > 0)    # the thread tried, in vain
-        time.sleep(0.6)    # a thread that had been woken for an earlier test has gone to sleep by then
+    time.sleep(0.6)    # a thread that had been woken for an earlier test has gone to sleep by then
     (platform.out / "monitor.txt").rmdir()
     wait_for(lambda: (platform.out / "monitor.txt").exists())
     assert columns(platform)[2] == "0.30"
@@ -175,6 +178,81 @@ def test_timestamps_strictly_increase(platform, monkeypatch):
     assert stamps == sorted(set(stamps))
 
 
+@pytest.mark.parametrize("now", [1_763_700_000.123456, 1_763_700_000.1234565, 4_000_000_000.999999, 0.5])
+def test_hundreds_of_timestamps_of_one_clock_reading_differ_in_the_file(tmp_path, now):
+    path, stamps = tmp_path / "monitor.txt", []
+    for n in range(300):
+        written = monitor.write_record(path, monitor.Record("t0", now - n // 100, 0.5))
+        stamps.append(path.read_text().split("\t")[1])
+        assert float(stamps[-1]) == written.timestamp
+    micros = [int(stamp.replace(".", "")) for stamp in stamps]
+    assert micros == list(range(micros[0], micros[0] + 300))
+
+
+@pytest.mark.parametrize("is_later", [False, True], ids=["soon", "later"])
+def test_nothing_comes_after_a_failure(platform, is_later):
+    path = platform.out / "monitor.txt"
+    for n, fail in enumerate([
+        lambda: monitor.write_failure(path, "t0", Failure(ExecutorReturnCode.RC_EXEC_OOM, "no memory"), ["one", "two"]),
+        lambda: monitor.write_monitor_logger(0.4, ExecutorState.ES_ERROR, ExecutorReturnCode.RC_EXEC_OOM, "no memory"),
+    ]):
+        monitor._writer.reset()
+        monitor.write_monitor_logger(0.3)
+        monitor.write_monitor_logger(0.35)    # waits for its turn
+        assert monitor._writer.pending is not None
+        fail()
+        assert monitor._writer.pending is None
+        before = path.read_text()
+        if is_later:
+            monitor._writer.next_write = 0.0
+        monitor.write_monitor_logger(0.5)
+        monitor._writer.flush()
+        assert path.read_text() == before, n
+    monitor.write_monitor_logger(0.5, ExecutorState.ES_ERROR, ExecutorReturnCode.RC_EXEC_NAN_ERROR, "loss is NaN")    # may follow
+    assert columns(platform)[2:] == ["0.50", "4", "300201", "loss is NaN"]
+
+
+@pytest.mark.parametrize("is_pending", [True, False])
+def test_what_another_process_said_of_a_failure_stays(platform, is_pending):
+    monitor.write_monitor_logger(0.1)
+    if is_pending:
+        monitor._writer.next_write = time.monotonic() + 60.0
+        monitor.write_monitor_logger(0.2)
+        assert monitor._writer.pending is not None
+    (platform.out / "monitor.txt").write_text("t0\t99.0\t0.10\t4\t300103\tno memory\n")
+    monitor._writer.flush()
+    for percent in (0.3, 0.4):
+        monitor._writer.next_write = 0.0
+        monitor.write_monitor_logger(percent)
+        assert platform.monitor() == "t0\t99.0\t0.10\t4\t300103\tno memory\n"
+
+
+@pytest.mark.parametrize("part", ["task_id", "monitor_file"])
+def test_a_new_task_in_the_same_process_starts_anew(platform, part):
+    monitor.write_monitor_logger(0.7, ExecutorState.ES_ERROR, ExecutorReturnCode.RC_EXEC_OOM, "no memory")
+    if part == "task_id":
+        platform.env["task_id"] = "t1"
+    else:
+        platform.env["output"]["monitor_file"] = str(platform.out / "monitor2.txt")
+    platform.write()
+    monitor.write_monitor_logger(0.2)
+    record = monitor.read_record(env.get_current_env().output.monitor_file)
+    assert (record.percent, record.state) == (0.2, 2)
+
+
+def test_nothing_comes_after_a_failure_that_was_the_first_word(platform):
+    monitor.write_failure(platform.out / "monitor.txt", "t0", Failure(ExecutorReturnCode.RC_EXEC_OOM, "no memory"))
+    before = platform.monitor()
+    monitor.write_monitor_logger(0.5)
+    assert platform.monitor() == before
+
+
+def test_a_new_process_writes_over_an_earlier_run_s_failure(platform):
+    (platform.out / "monitor.txt").write_text("t0\t99.0\t0.10\t4\t300103\tno memory\n")
+    monitor.write_monitor_logger(0.2)
+    assert columns(platform)[2:] == ["0.20", "2", "0"]
+
+
 def test_failure_keeps_the_percent_and_carries_the_traceback(platform):
     monitor.write_monitor_logger(0.42)
     lines = [f"line {n}" for n in range(300)]
@@ -183,6 +261,8 @@ def test_failure_keeps_the_percent_and_carries_the_traceback(platform):
     assert (record.percent, record.state, record.return_code, record.message) == (0.42, 4, 300201, "loss is NaN")
     assert record.lines == tuple(lines[:99])
     platform_rules.accept_monitor(platform.out, final="error")
+    monitor.write_failure(platform.out / "monitor.txt", "t0", Failure(ExecutorReturnCode.RC_EXEC_OOM, "no memory"), percent=0.5)
+    assert monitor.read_record(platform.out / "monitor.txt")[2:5] == (0.5, 4, 300103)
 
 
 @pytest.mark.parametrize("text", ["", "\n", "t0\t1.0\n", "t0\tx\t0.1\t2\n", "t0\t1\t0.1\ttwo\n", "t0\t1\tnan\t2\n", "t0\tinf\t0.1\t2\n"])
@@ -228,6 +308,38 @@ def test_track(platform):
     assert list(monitor.track(iter("ab"), "mining", total=4, start=0.5, on_step=steps.append)) == ["a", "b"]
     assert steps[-2:] == [0.625, 0.75]
     wait_for(lambda: columns(platform)[2] == "0.50")
+
+
+def test_track_of_more_items_than_it_was_told(platform):
+    steps = []
+    assert list(monitor.track("abc", "training", total=2, end=0.5, on_step=steps.append)) == ["a", "b", "c"]
+    assert steps == [0.25, 0.5, 0.5]
+
+
+def test_track_without_a_length_says_the_end(platform):
+    assert list(monitor.track(iter("ab"), "training", start=0.5, end=0.75)) == ["a", "b"]
+    assert columns(platform)[2] == "0.75"
+    monitor._writer.reset()
+    assert list(monitor.track([], "training")) == []
+    assert columns(platform)[2] == "1.00"
+
+
+def test_should_stop_calls_who_listened_before(monkeypatch):
+    monkeypatch.setattr(monitor, "_stop_signal", [])
+    monkeypatch.setattr(monitor, "_stop_handler_set", False)
+    heard = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    try:
+        answers = []
+        thread = threading.Thread(target=lambda: answers.append(monitor.should_stop()))    # only the main thread can listen
+        thread.start()
+        thread.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert (answers, heard, monitor.should_stop()) == ([False], [signal.SIGTERM], False)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert monitor.should_stop() and monitor.should_stop() and heard == [signal.SIGTERM] * 2
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_should_stop(platform):

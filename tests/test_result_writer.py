@@ -93,6 +93,10 @@ def test_minus_one_of_coco_is_zero(platform, caplog):
     ({"timestamp": 1700000000000}, "not in seconds"),
     ({"evaluate_config": {"iou_thr": None}}, "iou_thr is None"),
     ({"attachments": {"section": "name"}}, "must be a list of file names"),
+    ({"attachments": {"s": ["../../../etc/passwd"]}}, "attachments: s: the file '../../../etc/passwd' is not inside"),
+    ({"attachments": {"s": ["/etc/passwd"]}}, "attachments: s: the file '/etc/passwd' is not inside"),
+    ({"attachments": {"../x": ["a"]}}, "cannot be the name of a folder"),
+    ({"attachments": {"": ["a"]}}, "cannot be the name of a folder"),
 ])
 def test_what_the_platform_would_refuse_costs_nothing(platform, change, words):
     platform.model("a.pt")
@@ -126,6 +130,49 @@ def test_attachments_and_evaluate_config_are_merged(platform):
     result = platform.result()
     assert result["attachments"] == {"figures": ["a.png", "b.png"], "tables": ["c.csv"]}
     assert result["evaluate_config"] == {"iou_thr": 0.5}
+
+
+def test_attachments_are_names_in_the_folder_of_their_section(platform, caplog):
+    platform.model("a.pt")
+    platform.model("attachments/s/here.png")
+    rw.write_model_stage("s", ["a.pt"], {"mAP": 0.5}, attachments={
+        "s": ["here.png", str(platform.out / "models/attachments/s/sub/gone.png")]})
+    assert platform.result()["attachments"] == {"s": ["here.png", "sub/gone.png"]}
+    assert "attachments: s: sub/gone.png is not in" in caplog.text
+    assert "here.png is not in" not in caplog.text
+
+
+@pytest.mark.parametrize("odd", ["attachments:", "attachments: {s: x, t: null}", "attachments: [s]"])
+def test_attachments_of_an_odd_result(platform, odd):
+    platform.model("a.pt")
+    (platform.out / "models/result.yaml").write_text(f"{odd}\nmodel_stages: {{}}\n")
+    for name in ("a.png", "b.png"):
+        rw.write_model_stage("s", ["a.pt"], {"mAP": 0.5}, attachments={"s": [name, name]})
+    assert platform.result()["attachments"] == {"s": ["a.png", "b.png"]}
+
+
+def test_each_unreadable_result_is_kept(platform):
+    platform.model("a.pt")
+    for text in ("{one", "{two", "{three"):
+        (platform.out / "models/result.yaml").write_text(text)
+        rw.write_model_stage("s", ["a.pt"], {"mAP": 0.5})
+    assert [(platform.out / f"models/result.yaml.unreadable{end}").read_text() for end in ("", ".1", ".2")] == ["{one", "{two", "{three"]
+
+
+@pytest.mark.parametrize("rest", [
+    (None, {"sec": ["a.png"]}), (None, {"sec": ["a.png"]}, {"iou_thr": 0.5}), (None, None, {"iou_thr": 0.5}),
+    (np.int64(1700000000),), (np.int64(1700000000), {"sec": ["a.png"]}), (np.float64(1.7e9), None, {"iou_thr": 0.5}),
+    (None, None, None, {"iou_thr": 0.5}), (None, None, {"sec": ["a.png"]}), (None, np.int64(1700000000), {"sec": ["a.png"]}),
+    (0.9, 1700000000), (np.float32(0.9), None, {"sec": ["a.png"]}, {"iou_thr": 0.5}),
+])
+def test_positional_orders_with_and_without_map(platform, rest):
+    platform.model("a.pt")
+    rw.write_model_stage("s", ["a.pt"], {"mAP": 0.5}, *rest)
+    result = platform.result()
+    assert result["mAP"] == 0.5
+    assert (result["model_stages"]["s"]["timestamp"] == 1700000000) is any(type(value) is not dict and (value or 0) > 1 for value in rest)
+    assert result.get("attachments") == ({"sec": ["a.png"]} if {"sec": ["a.png"]} in rest else None)
+    assert result.get("evaluate_config") == ({"iou_thr": 0.5} if {"iou_thr": 0.5} in rest else None)
 
 
 def test_an_unreadable_result_is_kept_aside(platform, caplog):
@@ -184,6 +231,8 @@ def test_older_call_shapes(platform):
     assert stages["default_best_stage"]["precision"] == 0.5
     with pytest.raises(TypeError):
         rw.write_training_result("alias")
+    with pytest.raises(TypeError, match="unexpected arguments precision"):
+        rw.write_training_result("alias", ["a.pt"], {"mAP": 0.7}, precision=0.5)
 
 
 def test_processes_lose_no_stage(platform):
@@ -209,6 +258,10 @@ def test_a_folder_that_vanished_is_made_again_and_one_in_the_way_is_named(platfo
     (platform.out / "models").rmdir()
     rw.write_model_stage("s", ["a.pt"], {"mAP": 0.5})
     assert platform.result()["best_stage_name"] == "s"
+    (platform.out / "models" / "result.yaml").unlink()
+    (platform.out / "models" / "result.yaml").mkdir()
+    with pytest.raises(StorageError, match=r"result\.yaml: Is a directory"):
+        rw.write_model_stage("s", ["a.pt"], {"mAP": 0.5})
     (platform.out / "result.tsv").mkdir()
     with pytest.raises(StorageError, match=r"result\.tsv"):
         rw.write_mining_result([("/a.jpg", 1.0)])
@@ -364,3 +417,111 @@ def test_what_was_assigned_is_written_as_a_number(platform):
     rw.write_infer_result({"a.jpg": [made]})
     found = json.loads((platform.out / "infer-result.json").read_text())["detection"]["a.jpg"]["boxes"][0]
     assert found == {"class_name": "cat", "score": 0.25, "box": {"x": 1, "y": 7, "w": 3, "h": 4}}
+
+
+class TiltedBox(Box):
+    rotate_angle: float = 0.0
+
+
+class Noted(Annotation):
+    note: str = ""
+
+
+def test_boxes_from_a_generator(platform):
+    made = Annotation(class_name="cat", score=0.5, box=box())
+    rw.write_infer_result({"a.jpg": (made for _ in range(2)), "b.jpg": map(Annotation.copy, [made]),
+                           "c.jpg": (Foreign(x=n) for n in range(3))})
+    found = json.loads((platform.out / "infer-result.json").read_text())["detection"]
+    assert [len(found[name]["boxes"]) for name in ("a.jpg", "b.jpg", "c.jpg")] == [2, 1, 3]
+    assert found["a.jpg"]["boxes"][1] == found["b.jpg"]["boxes"][0] == made.dict()
+
+
+def test_fields_of_subclasses_are_written(platform):
+    tilted = Annotation(class_name="cat", score=0.5, box=TiltedBox(x=1, y=2, w=3, h=4, rotate_angle=0.3))
+    noted = Noted(class_name="cat", score=0.5, box=TiltedBox(x=1, y=2, w=3, h=4, rotate_angle=0.3), note="far")
+    rw.write_infer_result({"a.jpg": [Annotation(class_name="cat", score=0.5, box=box()), tilted, noted]})
+    plain, *found = json.loads((platform.out / "infer-result.json").read_text())["detection"]["a.jpg"]["boxes"]
+    assert "rotate_angle" not in plain["box"]
+    assert [item["box"]["rotate_angle"] for item in found] == [0.3, 0.3]
+    assert [item.get("note") for item in found] == [None, "far"]
+
+
+def test_unknown_classes_are_written_and_said_once(platform, caplog):
+    def written(*names):
+        caplog.clear()
+        made = [Annotation(class_name=name, score=0.5, box=box()) for name in names]
+        rw.write_infer_result({"a.jpg": made, "b.jpg": made, "c.jpg": [*made, Foreign(rotate_angle=0.5)]})
+        found = json.loads((platform.out / "infer-result.json").read_text())["detection"]
+        assert [item["class_name"] for item in found["b.jpg"]["boxes"]] == list(names)
+        return [record.getMessage() for record in caplog.records]
+
+    said = written("zebra", "cat", "zebra", "Dog ")    # the platform compares without case and blanks
+    assert len(said) == 1 and "'zebra' is not among the class_names" in said[0]
+    platform.config["class_names"] = ["dog"]
+    platform.write()
+    assert len(written("dog")) == 1, "the cat of another class"
+    del platform.config["class_names"]
+    platform.write()
+    assert written("zebra") == []
+    (platform.input / "config.yaml").unlink()
+    assert written("zebra") == []
+
+
+def coco(image=None, category=None, **item):
+    return {"images": [{"id": 1, "file_name": "1.jpg", "width": 4, "height": 3, **(image or {})}],
+            "categories": [{"id": 0, "name": "cat", **(category or {})}],
+            "annotations": [{"image_id": 1, "category_id": 0, "bbox": [0, 0, 2, 2], "area": 4, **item}]}
+
+
+RING = [0, 0, 2, 0, 2, 2, 0, 2]
+
+
+@pytest.mark.parametrize(("given", "words"), [
+    (coco(area="x"), "1.jpg: annotations.0.: area is 'x'"),
+    (coco(area=float("nan")), "1.jpg: .*area is nan"),
+    (coco(area=2 ** 40), "1.jpg: .*area is 1099511627776"),
+    (coco(segmentation=[5]), "1.jpg: .*segmentation is .5.: "),
+    (coco(segmentation=[["a", "b"]]), "1.jpg: .*segmentation .*'a' is not a number"),
+    (coco(segmentation=[[1, 2, 3]]), "1.jpg: .*segmentation .*three points"),
+    (coco(segmentation=[[*RING[:7], float("inf")]]), "1.jpg: .*segmentation .*inf is not a number"),
+    (coco(segmentation="text"), "1.jpg: .*segmentation "),
+    (coco(segmentation={"counts": "\x01garb~~"}), "1.jpg: .*segmentation .*not compressed text"),
+    (coco(segmentation={"size": [3, 4], "counts": "\x01garb~~"}), "1.jpg: .*segmentation .*not compressed text"),
+    (coco(segmentation={"counts": ""}), "1.jpg: .*segmentation .*empty"),
+    (coco(bbox=[0, 0, 2 ** 40, 2]), "1.jpg: .*bbox .*1099511627776 is not a number of 32 bits"),
+    (coco(bbox=[0, None, 2, 2]), "1.jpg: .*bbox .*None is not a number"),
+    (coco(bbox=[0, 0, 2]), "1.jpg: .*bbox .*needed"),
+    (coco(bbox=None), "1.jpg: .*bbox .*needed"),
+    (coco(confidence="high"), "1.jpg: .*confidence is 'high'"),
+    (coco(iscrowd="x"), "1.jpg: .*iscrowd is 'x'"),
+    (coco(category={"name": None}), "categories: the name of 0 is None"),
+    (coco(category={"name": " "}), "categories: the name of 0 is ' '"),
+    (coco(image={"file_name": None}), "images: the file_name of 1 is None"),
+    (coco(image={"file_name": "/in/assets/"}), "images: .*names no file"),
+    ({**coco(), "images": [{"id": 1, "file_name": "a/1.jpg"}, {"id": 2, "file_name": "b/1.jpg"}]}, "b/1.jpg' is there twice"),
+])
+def test_a_segmentation_that_would_fail_the_task(platform, given, words):
+    rw.write_infer_result({"earlier.jpg": []})
+    with pytest.raises(ResultError, match=words):
+        rw.write_infer_result(given, algorithm="segmentation")
+    assert "earlier.jpg" in (platform.out / "infer-result.json").read_text()
+
+
+@pytest.mark.parametrize(("given", "expected"), [
+    (coco(area=None), {"area": 4}),
+    (coco(area="12"), {"area": 12}),
+    (coco(bbox=["1", "1", "2", "2.5"], area=None), {"bbox": [1, 1, 2, 2.5], "area": 4}),
+    (coco(bbox=[0, 0, 2 ** 31 - 1, 2], area=None), {"area": 2 ** 31 - 1}),
+    (coco(segmentation=[[]]), {"segmentation": None}),
+    (coco(segmentation=[[], RING]), {"segmentation": [RING]}),
+    (coco(segmentation=[list(map(str, RING))]), {"segmentation": [RING]}),
+    (coco(segmentation=[RING], bbox=None, area=None), {"bbox": [0, 0, 2, 2], "area": 4}),
+    (coco(segmentation={"counts": "02106"}), {"segmentation": {"counts": "02106"}}),
+    (coco(confidence=None, score="0.5", iscrowd=None), {"confidence": 0.5, "iscrowd": None}),
+    (coco(category={"name": 7}), {}),
+])
+def test_a_segmentation_that_is_put_right(platform, given, expected):
+    rw.write_infer_result(given, algorithm="segmentation")
+    found = json.loads((platform.out / "infer-result.json").read_text())
+    assert {key: found["annotations"][0].get(key) for key in expected} == expected
+    assert found["categories"][0]["name"] == str(given["categories"][0]["name"])

@@ -193,6 +193,91 @@ def test_a_clock_that_was_set_back_drops_no_new_stage(platform):
     assert stages["now_4"]["timestamp"] == 2_000_000_000
 
 
+def test_the_result_itself_is_never_deleted(platform):
+    """Older versions list it among the files of a stage, as they list every file of the folder."""
+    for name in ("result.yaml.unreadable", "attachments/figures/pr.png", "w.pt"):
+        platform.model(name)
+    (platform.out / "models/result.yaml").write_text(
+        "best_stage_name: old\nmodel_stages:\n  old: {stage_name: old, timestamp: 5, mAP: 0.1, "
+        "files: [result.yaml, result.yaml.unreadable, attachments/figures/pr.png, w.pt]}\n")
+    for n in range(12):
+        platform.model(f"s{n}.pt")
+        write(platform, f"s{n}", [f"s{n}.pt"])
+    assert "old" not in platform.result()["model_stages"]
+    assert {"result.yaml", "result.yaml.unreadable", "attachments/figures/pr.png"} <= set(models(platform))
+    assert "w.pt" not in models(platform)
+
+
+def test_the_result_is_no_model_file(platform, caplog):
+    for name in ("s1.pt", "s2.pt", "result.yaml.unreadable.1"):
+        platform.model(name)
+    write(platform, "s1", ["result.yaml", "s1.pt"])
+    write(platform, "s2", ["s2.pt", str(platform.out / "models/result.yaml"), "result.yaml.unreadable.1"])
+    assert {name: stage["files"] for name, stage in platform.result()["model_stages"].items()} == {"s1": ["s1.pt"], "s2": ["s2.pt"]}
+    assert "stage s2: result.yaml, result.yaml.unreadable.1 is no model file; it is left out" in caplog.text
+    with pytest.raises(ResultError, match="no model files are given"):
+        write(platform, "s3", ["result.yaml"])
+
+
+def test_what_was_saved_in_the_folder_of_a_new_stage_stays(platform):
+    platform.model("s1/best.pt", b"of s1")
+    time.sleep(0.02)
+    platform.model("best.pt", b"of another epoch")
+    write(platform, "s1", ["best.pt"])
+    assert packed(platform, "s1", "best.pt") == b"of s1"
+
+
+@pytest.mark.parametrize("is_known", [False, True])
+def test_a_refused_stage_changes_no_weights(platform, is_known):
+    if is_known:
+        platform.model("best.pt", b"first")
+        write(platform, "s", ["best.pt"])
+        time.sleep(0.02)
+    platform.model("best.pt", b"second")
+    before = models(platform)
+    with pytest.raises(ResultError, match="is not Unicode"):
+        rw.write_model_stage("s", ["best.pt"], {"mAP": 0.5, "note": "\udcff"})
+    assert models(platform) == before
+    assert packed(platform, "s", "best.pt") == (b"first" if is_known else b"second")
+
+
+def test_a_result_that_cannot_be_written_leaves_no_copies(platform, monkeypatch):
+    platform.model("best.pt", b"first")
+
+    def fail(*args, **kwargs):
+        raise OSError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stages._files, "write_bytes", fail)
+        with pytest.raises(OSError):
+            write(platform, "s", ["best.pt"])
+    platform.model("best.pt", b"second")
+    write(platform, "s", ["best.pt"])
+    assert packed(platform, "s", "best.pt") == b"second"
+
+
+def test_another_uid_may_rewrite_what_a_stage_owns(platform):
+    platform.model("sub/best.pt")
+    earlier = os.umask(0o077)
+    try:
+        write(platform, "s", ["sub/best.pt"])
+    finally:
+        os.umask(earlier)
+    for name, mode in (("s", 0o777), ("s/sub", 0o777), ("s/sub/best.pt", 0o666)):
+        assert (platform.out / "models" / name).stat().st_mode & 0o777 == mode, name
+
+
+def test_weights_in_a_folder_with_the_hyphen_are_found(platform, caplog):
+    platform.model("epoch-1/w.pt", b"of epoch 1")
+    platform.model("w.pt", b"common")
+    write(platform, "epoch-1", ["w.pt"])
+    assert packed(platform, "epoch_1", "w.pt") == b"of epoch 1"
+    platform.model("epoch-2/epoch_2.pt")
+    write(platform, "epoch-2", ["epoch_2.pt"])
+    assert "neither in" not in caplog.text
+    platform_rules.accept_training(platform.out)
+
+
 def test_names_with_quotes_and_semicolons_are_data(platform):
     names = ["a b;rm -rf $(x).pt", "quote'\".pt", "line\nbreak.pt", "- dash: #.pt"]
     for name in names:

@@ -1,10 +1,12 @@
 """Writers for results that arrive bit by bit."""
 from __future__ import annotations
 
+import enum
 import json
 import os
 import random
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -58,6 +60,7 @@ def test_xywh_clipping_and_rotation(platform):
     (([[0, 0, float("inf"), 1]], [0.5], [0]), "infinity"),
     (([[0, 0, 1e12, 1]], [0.5], [0]), "beyond 32 bits"),
     (([[0, 0, 1]], [0.5], [0]), "four numbers"),
+    (([[0, 0, 1, 1], [0, 0, 1]], [0.5, 0.5], [0, 0]), r"box \[0, 0, 1\] .*four numbers"),
 ])
 def test_what_the_platform_would_refuse_costs_nothing(platform, arguments, words):
     rw.write_infer_result({"earlier.jpg": []})
@@ -72,6 +75,19 @@ def test_an_image_twice_is_refused(platform):
     with pytest.raises(ResultError, match=r"a\.jpg was added before"), InferResultWriter(NAMES) as results:
         results.add("/x/a.jpg", [], [], [])
         results.add("/y/a.jpg", [], [], [])
+
+
+@pytest.mark.parametrize("size", [(640,), (640, 480, 3), 640, ("a", 1), (float("nan"), 1), (-1, 5)])
+def test_an_image_size_that_is_none(platform, size):
+    for kind in (list, np.array):
+        with pytest.raises(ResultError, match=r"a\.jpg: image_size is"), InferResultWriter(NAMES) as results:
+            results.add("a.jpg", kind([[0.0, 0.0, 1.0, 1.0]]), kind([0.5]), kind([0]), image_size=size)
+
+
+@pytest.mark.parametrize("edge", [float("nan"), float("inf"), 1e308])
+def test_odd_floats_in_arrays_cause_no_warning_of_numpy(platform, edge):
+    with pytest.raises(ResultError, match=r"a\.jpg: box"), InferResultWriter(NAMES, "xywh") as results:
+        results.add("a.jpg", np.array([[edge, -edge, edge, edge], [-edge, 0, edge, 1]]), np.array([0.5, 0.5]), np.array([0, 0]))
 
 
 def test_classes_by_name(platform):
@@ -153,6 +169,57 @@ def test_orjson_writes_the_same_numbers(platform, monkeypatch):
         _values._orjson.cache_clear()
 
 
+def test_scores_come_back_to_the_last_bit_from_the_real_orjson(platform):
+    pytest.importorskip("orjson")
+    assert _values._orjson() is not None
+    scores = np.concatenate([np.random.default_rng(0).random(3000), [5e-324, 1e-7, 0.1, 1.7976931348623157e308, -0.0, -1e22]]).tolist()
+    rows = [(f"/{n}.jpg", score) for n, score in enumerate(scores)]
+    rw.write_mining_result(rows)
+    of_a_list = (platform.out / "result.tsv").read_bytes()
+    with MiningResultWriter(1000) as ranking:
+        ranking.add_batch([path for path, _ in rows], np.array(scores))
+    assert (platform.out / "result.tsv").read_bytes() == of_a_list
+    written = [line.split("\t") for line in of_a_list.decode().splitlines()]
+    assert [(path, float(text).hex()) for path, text in written] == [
+        (path, score.hex()) for path, score in sorted(rows, key=lambda row: row[1], reverse=True)]
+
+
+def test_each_score_keeps_its_own_precision(platform):
+    """Arrays of 32 and 64 bits in turn, and images without objects between them."""
+    kinds = [np.float32, np.float64, np.float64, np.float32]
+    with InferResultWriter(NAMES) as results:
+        for n, kind in enumerate(kinds):
+            results.add(f"{n}.jpg", np.zeros((1, 4)), np.array([1 / 3], kind), np.array([0]))
+            results.add(f"empty {n}.jpg", [], np.array([]), [])
+    made = detections(platform)
+    assert [made[f"{n}.jpg"]["boxes"][0]["score"] for n in range(4)] == [0.333333343, 1 / 3, 1 / 3, 0.333333343]
+    assert list(made) == [f"{word}{n}.jpg" for n in range(4) for word in ("", "empty ")]
+
+
+def test_pixels_of_almost_32_bits(platform):
+    with InferResultWriter(NAMES) as results:
+        results.add("a.jpg", np.array([[0, 0, 2.0 ** 31 - 1, 1]]), np.array([0.5]), np.array([0]))
+        results.add("b.jpg", np.array([[0, 0, 1.0, 1]]), np.array([0.5]), np.array([0]))
+    assert [boxes["boxes"][0]["box"]["w"] for boxes in detections(platform).values()] == [2 ** 31 - 1, 1]
+
+
+def test_an_angle_that_is_no_number(platform):
+    with pytest.raises(ResultError, match=r"a\.jpg: .*the angle inf"), InferResultWriter(NAMES) as results:
+        results.add("a.jpg", [[0, 0, 1, 1]], [0.5], [0], rotate_angles=[float("inf")])
+
+
+def test_classes_of_an_enumeration(platform):
+    class Animal(str, enum.Enum):
+        CAT = "cat"
+
+    with InferResultWriter([Animal.CAT]) as results:
+        results.add("a.jpg", [[0, 0, 1, 1]], [0.5], [Animal.CAT])
+        results.add("b.jpg", [[0, 0, 1, 1]], [0.5], [0])
+    assert [boxes["boxes"][0]["class_name"] for boxes in detections(platform).values()] == ["cat", "cat"]
+    rw.write_infer_result({"a.jpg": [{"class_name": Animal.CAT, "score": 0.5, "box": {"x": 0, "y": 0, "w": 1, "h": 1}}]})
+    assert detections(platform)["a.jpg"]["boxes"][0]["class_name"] == "cat"
+
+
 def test_an_unknown_box_format():
     with pytest.raises(ResultError, match="cxcywh"):
         InferResultWriter(NAMES, box_format="cxcywh")
@@ -182,6 +249,18 @@ def test_old_platforms_get_their_key_and_other_ranks_write_nothing(platform, mon
 
 
 # ------------------------------------------------------------------------------------------------------------------------ mining
+
+def test_paths_of_any_make(platform):
+    rw.write_mining_result([(Path("/in/a.jpg"), 0.5), ("/in/b.jpg", np.int64(2))])
+    assert (platform.out / "result.tsv").read_text() == "/in/b.jpg\t2\n/in/a.jpg\t0.5\n"
+
+
+@pytest.mark.parametrize(("row", "words"), [(("/a.jpg", 10 ** 400), "the mining score of '/a.jpg'"), (("/\ud800.jpg", 0.5), "is no text")])
+def test_rows_that_no_file_can_hold(platform, row, words):
+    with pytest.raises(ResultError, match=words):
+        rw.write_mining_result([("/b.jpg", 0.5), row])
+    assert not (platform.out / "result.tsv").exists()
+
 
 @pytest.mark.parametrize("rows_in_memory", [1_000_000, 7])
 def test_a_ranking_in_parts_is_the_same_as_in_one(platform, rows_in_memory):
@@ -224,14 +303,19 @@ def test_large_rankings_with_and_without_numpy(platform, monkeypatch, rows_in_me
         monkeypatch.setitem(sys.modules, "numpy", None)
     rng = random.Random(1)
     rows = [(f"/{n}.jpg", rng.choice([0.5, 0.25, rng.random()])) for n in range(30_000)]
-    expected = "".join(f"{path}\t{score}\n" for path, score in sorted(rows, key=lambda row: -row[1]))
+    expected = sorted(rows, key=lambda row: -row[1])
+
+    def written():    # orjson, where it is installed, has other exponents
+        lines = (platform.out / "result.tsv").read_text().splitlines()
+        return [(path, float(score)) for path, score in (line.split("\t") for line in lines)]
+
     with MiningResultWriter(rows_in_memory) as ranking:
         for path, score in rows[:15_000]:
             ranking.add(path, score)
         ranking.add_batch([path for path, _ in rows[15_000:]], [score for _, score in rows[15_000:]])
-    assert (platform.out / "result.tsv").read_text() == expected
+    assert written() == expected
     rw.write_mining_result(iter(rows))
-    assert (platform.out / "result.tsv").read_text() == expected
+    assert written() == expected
 
 
 def test_an_empty_ranking(platform):
@@ -265,6 +349,40 @@ def test_instances_of_every_form(platform):
     platform_rules.accept_segmentation(platform.out, ["a.png", "b.png", "c.png"], NAMES)
 
 
+class TensorWithGradient:
+    """Gives its numbers only after `detach()` and `cpu()`, as one of torch on a GPU does."""
+
+    def __init__(self, values, done=()):
+        self.values, self.done = values, done
+
+    def detach(self):
+        return TensorWithGradient(self.values, (*self.done, "detach"))
+
+    def cpu(self):
+        return TensorWithGradient(self.values, (*self.done, "cpu"))
+
+    def __array__(self, dtype=None, copy=None):
+        if set(self.done) != {"detach", "cpu"}:
+            raise RuntimeError("Can't call numpy() on Tensor that requires grad.")
+        return self.values
+
+
+def test_classes_and_masks_of_any_make(platform):
+    square = mask("000000", "011000", "011000")
+    ring = [1.0, 1.0, 3.0, 1.0, 3.0, 3.0, 1.0, 3.0]
+    with SegmentationResultWriter(NAMES) as results:
+        results.add("a.png", np.array([6, 3]))
+        for class_id, given in ((NAMES[1], [np.array(ring)]), (np.int64(1), (ring,)), (np.array([1]), square.tolist()),
+                                (1.0, list(square)), (np.str_(NAMES[1]), TensorWithGradient(square)), (1, [np.array(ring)] * 2)):
+            assert results.add_object("a.png", class_id, given)
+        assert results.add_label_map("b.png", TensorWithGradient(square * 255), background=[255]) == 1
+        assert results.add_label_map("c.png", square.astype(float), background=np.array([0, 255])) == 1
+    made = json.loads((platform.out / "infer-result.json").read_text())["annotations"]
+    assert [item["category_id"] for item in made] == [1] * 6 + [0, 1]
+    for item in made[:6]:
+        assert (_rle.decode(item["segmentation"]) == square).all()
+
+
 def test_a_label_map_is_one_object_a_class(platform):
     with SegmentationResultWriter(NAMES) as results:
         assert results.add_label_map("a.png", mask("009", "019"), background=9) == 2
@@ -283,6 +401,19 @@ def test_a_label_map_is_one_object_a_class(platform):
     (lambda r: r.add_object("a.png", 0, {"counts": "x"}), "cannot be used"),
     (lambda r: r.add_object("a.png", 0, np.zeros(4)), "cannot be used"),
     (lambda r: r.add_label_map("b.png", np.zeros(4)), "must be"),
+    (lambda r: r.add_label_map("b.png", np.zeros((0, 4))), "must be"),
+    (lambda r: r.add_label_map("b.png", np.array([[0, float("nan")]])), r"b\.png: .*whole numbers"),
+    (lambda r: r.add_label_map("b.png", np.array([[0, 0.5]])), r"b\.png: .*whole numbers"),
+    (lambda r: r.add_label_map("b.png", np.array([["0"]])), r"b\.png: .*whole numbers"),
+    (lambda r: r.add_object("a.png", "bird", mask("11", "11")), r"a\.png: class 'bird' is none of the 2 classes"),
+    (lambda r: r.add_object("a.png", None, mask("11", "11")), r"a\.png: class None is none"),
+    (lambda r: r.add_object("a.png", float("nan"), mask("11", "11")), r"a\.png: class nan is none"),
+    (lambda r: r.add_object("a.png", 0.5, mask("11", "11")), r"a\.png: class 0\.5 is none"),
+    (lambda r: r.add_object("a.png", [0, 1], mask("11", "11")), r"a\.png: class .* is none"),
+    (lambda r: r.add("b.png", None), r"b\.png: image_size is None"),
+    (lambda r: r.add("b.png", (640,)), r"b\.png: image_size is \(640,\)"),
+    (lambda r: r.add("b.png", (640, 0)), r"b\.png: image_size is"),
+    (lambda r: r.add("b.png", ("a", 3)), r"b\.png: image_size is"),
 ])
 def test_what_is_no_segmentation(platform, act, words):
     with pytest.raises(ResultError, match=words), SegmentationResultWriter(NAMES) as results:

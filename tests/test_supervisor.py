@@ -371,6 +371,32 @@ def test_user_signals_are_passed_on(local, name):
     assert (process.returncode, out) == (0, f"{name}\n".encode())
 
 
+def test_without_a_terminal_a_new_window_size_is_nobodys_business(local):
+    code = """
+import signal
+heard = []
+signal.signal(signal.SIGWINCH, lambda number, frame: heard.append(number))
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
+print("ready", flush=True)
+signal.sigwait([signal.SIGUSR2])
+print(heard)
+"""
+    process = local.start_python(code)
+    assert process.stdout.readline() == b"ready\n"
+    process.send_signal(signal.SIGWINCH)
+    process.send_signal(signal.SIGUSR2)
+    out, _ = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, out) == (0, b"[]\n")
+
+
+def test_a_stop_does_not_wait_for_a_reader_that_takes_nothing(supervised, platform):
+    process = supervised.start("sh", "-c", "echo $$ > pid; head -c 1000000 /dev/zero", env={"YMIR_EXC_GRACE": "0.5"})
+    pid_in(platform.root / "pid")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(PATIENCE) == 143    # nobody has read a byte
+    assert record(platform).message.startswith("stopped by SIGTERM")
+
+
 def test_an_ignored_hangup_stays_ignored(local):
     code = """
 import signal
@@ -411,6 +437,16 @@ def test_grandchildren_are_ended_and_hold_nothing_up(supervised, platform, kind)
     done = supervised.run("sh", "-c", f"{LEAVERS[kind]} while ! [ -s pid ]; do :; done; echo done; exit 3")
     assert (done.returncode, done.stdout) == (3, b"done\n")
     assert not is_running(pid_in(platform.root / "pid"))
+
+
+def test_without_ctypes_the_programs_own_session_is_still_ended(supervised, platform):
+    """Then orphans cannot be adopted: some Pythons were built without it."""
+    stub = platform.root / "stub"
+    stub.mkdir()
+    (stub / "ctypes.py").write_text("raise ImportError('no _ctypes')")
+    done = supervised.run("sh", "-c", f"{LEAVERS['in the group']} while ! [ -s pid ]; do :; done; exit 3",
+                          env={"PYTHONPATH": f"{stub}{os.pathsep}{ROOT}"})
+    assert done.returncode == 3 and not is_running(pid_in(platform.root / "pid"))
 
 
 def test_a_failing_program_leaves_nothing(supervised, platform):

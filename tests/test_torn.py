@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Set
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ import yaml
 
 from tests.conftest import Platform
 from tests.contract import platform_rules
-from ymir_exc import _files, monitor, settings, util
+from ymir_exc import _files, env, monitor, settings, util
 from ymir_exc import result_writer as rw
 from ymir_exc.code import ExecutorState
 
@@ -54,8 +54,11 @@ def read_monitor(out: Path) -> int:
 
 
 def write_stage(n: int) -> None:
+    if env.is_main_rank():
+        with contextlib.suppress(OSError):    # a disk that refuses it is to refuse result.yaml
+            Path(env.current_env().output.models_dir, f"s{n}.pt").write_bytes(b"%d" % n)
     # What is written may be shorter than what it replaces.
-    rw.write_model_stage(f"s{n % 13}", ["best.pt"], {"mAP": 0.5, "mAR": n / 1e7, "note": "x" * 20 * (-n % 7)}, timestamp=n)
+    rw.write_model_stage(f"s{n}", ["best.pt", f"s{n}.pt"], {"mAP": 0.5, "mAR": n / 1e7, "note": "x" * 20 * (-n % 7)}, timestamp=n)
 
 
 def write_legacy_stage(n: int) -> None:
@@ -68,6 +71,10 @@ def read_stages(out: Path) -> int:
     result = yaml.safe_load((out / "models/result.yaml").read_text(encoding="utf-8"))
     latest = list(result["model_stages"].values())[-1]
     assert 1 <= len(result["model_stages"]) <= 11
+    for stage in result["model_stages"].values():
+        for file in set(stage["files"]) - {"best.pt"}:    # what the platform would pack
+            places = out / "models" / stage["stage_name"] / file, out / "models" / file
+            assert next(path for path in places if path.is_file()).read_bytes() == b"%d" % round(stage["mAR"] * 1e7)
     return round(latest["mAR"] * 1e7)
 
 
@@ -309,6 +316,32 @@ def test_killed_at_any_line(platform, server, kind):
     assert outcomes <= {earlier, 600}
     assert earlier in outcomes
     finish(platform, kind)
+
+
+def test_killed_while_a_stage_is_dropped(platform, server):
+    """At each line that may change a file: what is dropped loses its weights only after the new result.yaml stands."""
+    def files() -> Set[str]:
+        return {path.name for path in (platform.out / "models").glob("s*.pt")}
+
+    for n in range(1, 12):
+        write_stage(n)
+    backup = shutil.copytree(platform.out / "models", platform.root / "backup")
+
+    def is_killed_at(line: int) -> bool:
+        shutil.rmtree(platform.out / "models")
+        shutil.copytree(backup, platform.out / "models")
+        return server.order({"kind": "stage", "n": 12, "line": line})["killed"][0]
+
+    low, high = 1, 1 << 14
+    while low < high:    # how many there are
+        middle = (low + high) // 2
+        low, high = (middle + 1, high) if is_killed_at(middle) else (low, middle)
+    outcomes = set()
+    for line in range(max(1, low - 120), low + 1):
+        assert is_killed_at(line) is (line < low)
+        outcomes.add((read_stages(platform.out), "s1.pt" in files()))
+    assert outcomes == {(11, True), (12, True), (12, False)}
+    assert files() == {f"s{n}.pt" for n in range(2, 13)}
 
 
 def finish(platform: Platform, kind: str) -> None:

@@ -11,7 +11,7 @@ import yaml
 from easydict import EasyDict as edict
 from pydantic import BaseModel, Field
 
-from ymir_exc import env, monitor, util
+from ymir_exc import dataset_reader, env, monitor, util
 from ymir_exc.errors import ArgumentError, ConfigError, ResultError, WeightsError
 
 
@@ -86,6 +86,8 @@ def test_a_merged_configuration_is_fresh_and_follows_each_of_its_files(platform,
     assert second.ymir.output.models_dir == str(platform.out / "models")
     second.param.lr, second.param["momentum"] = 1, 2
     assert (second.param["lr"], second.param.lr, second.param.momentum, second.param.get("momentum")) == (1, 1, 2, 2)
+    dict.update(second.param, weight_decay=3)    # as `|=` does
+    assert second.param.weight_decay == 3
     template(platform, "training", {"lr": 0.25})
     assert util.get_merged_config().param.lr == 0.25
     platform.config["lr"] = 0.3
@@ -152,7 +154,7 @@ def test_gpu_ids(platform, value, expected):
     assert util.get_gpu_ids(cfg) == []
 
 
-@pytest.mark.parametrize("value", ["cuda:0", "-1", "0;1", 1.5, "0,0"])
+@pytest.mark.parametrize("value", ["cuda:0", "-1", "0;1", 1.5, "0,0", "²"])
 def test_what_is_no_gpu_id(platform, value):
     cfg = util.get_merged_config()
     cfg.param.gpu_id = value
@@ -199,6 +201,42 @@ def test_pick_weight_file(platform):
     assert util.pick_weight_file(cfg, prefer=["last"]) == paths[1]
     assert util.pick_weight_file(cfg, prefer=["swa", "epoch_1"]) == paths[0]
     assert util.pick_weight_file(cfg, prefer=[]) == paths[3]
+
+
+@pytest.mark.parametrize("key", ["get", "items", "keys", "values", "update", "pop", "setdefault", "copy"])
+def test_a_hyper_parameter_may_have_the_name_of_a_method(platform, key):
+    platform.config.update({key: 3, "gpu_id": "0,1", "class_names": ["cat"]})
+    platform.write()
+
+    class Wanted(BaseModel):
+        epochs: int = 5
+
+    cfg = util.get_merged_config()
+    assert cfg.param[key] == 3
+    assert util.get_parameters(cfg, Wanted) == Wanted()
+    assert util.get_gpu_ids(cfg) == [0, 1]
+    assert util.get_class_names(cfg) == ["cat"]
+    assert util.get_bool(cfg, "no_such_key") is True
+    assert util.get_weight_files(cfg) == []
+    assert util.pick_weight_file(cfg) is None
+    assert util.filter_saved_files(cfg, ["a.pt"]) == ["a.pt"]
+    annotation = platform.input / "annotations" / "1.txt"
+    annotation.write_text("0, 1, 2, 3, 4, -1.0, 0.0\n")
+    platform.index("train", f"/a.jpg\t{annotation}")
+    assert dataset_reader.bboxes_count(cfg, "train") == 1
+    assert len(next(dataset_reader.items(env.DatasetType.TRAINING)).objects) == 1
+
+
+def test_an_object_type_that_only_looks_like_a_number(platform):
+    platform.config["object_type"] = "²"
+    platform.write()
+    assert util.get_merged_config().param.object_type == "²"
+
+
+def test_a_stage_weight_of_the_environment_that_is_no_number(monkeypatch):
+    monkeypatch.setenv("TASK_WEIGHT", "abc")
+    with pytest.raises(ArgumentError, match="TASK_WEIGHT is 'abc'"):
+        util.YmirStageWeight()
 
 
 def test_stage_weights(monkeypatch):
@@ -251,7 +289,7 @@ def test_older_progress_formula():
 def test_saved_files(platform, caplog):
     cfg = util.get_merged_config()
     models = platform.out / "models"
-    for name in ("a.pt", "b.yaml", "result.yaml", ".hidden", "sub dir/k.pt"):
+    for name in ("a.pt", "b.yaml", "result.yaml", "result.yaml.unreadable", "result.yaml.unreadable.1", ".hidden", "sub dir/k.pt"):
         platform.model(name, name.encode())
     assert util.filter_saved_files(cfg, []) == ["a.pt", "b.yaml"]
     assert util.filter_saved_files(cfg, [str(models / "sub dir/k.pt"), "a.pt"]) == ["sub dir/k.pt", "a.pt"]
@@ -294,6 +332,28 @@ def test_training_result(platform, caplog):
     cfg.param.ymir_saved_file_patterns = "nothing"
     with pytest.raises(ResultError, match="ymir_saved_file_patterns"):
         util.write_ymir_training_result(cfg, files=["b.pt"], id="none", map50=0.5)
+
+
+def test_files_of_one_name_are_all_kept(platform):
+    paths = [platform.root / name / "x" / "w.pt" for name in "abc"]
+    for path in paths:
+        path.parent.mkdir(parents=True)
+        path.write_bytes(str(path).encode())
+    util.write_ymir_training_result(util.get_merged_config(), files=[str(path) for path in paths], id="s", map50=0.5)
+    names = platform.result()["model_stages"]["s"]["files"]
+    assert names == ["w.pt", "x/w.pt", "c/x/w.pt"]
+    assert [(platform.out / "models/s" / name).read_bytes() for name in names] == [str(path).encode() for path in paths]
+
+
+def test_nothing_is_copied_through_a_stage_that_leads_out(platform):
+    other, outside = platform.root / "other", platform.root / "elsewhere"
+    for folder in (other, outside):
+        folder.mkdir()
+    (other / "w.pt").write_bytes(b"new")
+    (platform.out / "models/s1").symlink_to(outside)
+    with pytest.raises(ResultError, match="leads out"):
+        util.write_ymir_training_result(util.get_merged_config(), files=[str(other / "w.pt")], id="s1", map50=0.3)
+    assert os.listdir(outside) == []
 
 
 def test_other_ranks_write_no_result(platform, monkeypatch):

@@ -245,8 +245,13 @@ def lock(folder: PathLike) -> Iterator[None]:
         os.close(fd)
 
 
-def copy_file(source: PathLike, target: PathLike) -> None:
+def copy_file(source: PathLike, target: PathLike, *, shared: bool = False) -> None:
     """Copy a file's content under another name in one step; the copy is never a link, missing folders of the target are made.
+
+    Args:
+        source: An existing file.
+        target: The copy.
+        shared: As of `write_bytes`, for the folders too.
 
     Raises:
         StorageError: The target could not be written.
@@ -254,19 +259,30 @@ def copy_file(source: PathLike, target: PathLike) -> None:
     """
     import shutil
     with open(source, "rb") as reader:
-        make_folder(os.path.dirname(os.fspath(target)))
-        with open_atomic(target, follow_links=False) as writer:
+        make_folder(os.path.dirname(os.fspath(target)), shared=shared)
+        with open_atomic(target, follow_links=False, shared=shared) as writer:
             shutil.copyfileobj(reader, writer, 1 << 20)
 
 
-def make_folder(folder: PathLike) -> None:
+def make_folder(folder: PathLike, *, shared: bool = False) -> None:
     """Make a folder and its parents.
+
+    Args:
+        folder: May exist.
+        shared: Let every uid write into those that are made, whatever the umask.
 
     Raises:
         StorageError: It could not be made.
     """
+    made, path = [], os.path.abspath(folder)
+    while shared and not os.path.exists(path):
+        made.append(path)
+        path = os.path.dirname(path)
     try:
         os.makedirs(folder, exist_ok=True)
+        for path in made:
+            with contextlib.suppress(OSError):    # another uid made it meanwhile
+                os.chmod(path, 0o777)    # noqa: S103: the platform's uid is another one
     except OSError as e:
         raise storage_error(folder, e) from e
 

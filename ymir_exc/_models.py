@@ -74,7 +74,7 @@ class _Fields:
 class Model:
     """Common manners: keywords only, unknown keys are dropped, assignment is not validated; the names of pydantic 1 and 2."""
 
-    model_fields: ClassVar = _Fields()
+    model_fields: ClassVar[Any] = _Fields()
     _types: ClassVar[Dict[str, Any]] = {}
     _exact: ClassVar[Tuple[Tuple[str, ...], Tuple[Any, ...]]] = ((), ())
     _defaults: ClassVar[Dict[str, Any]] = {}
@@ -83,7 +83,9 @@ class Model:
     def __init_subclass__(cls) -> None:
         if cls.__module__ == __name__:
             _DECLARED[cls.__name__] = cls
-            cls._types = {**cls._types, **{name: _DECLARED[declared] for name, declared in cls.__annotations__.items()}}
+            # Types, not their names: whoever reads the hints looks names up in the public home, which loads them with their first use.
+            cls.__annotations__ = {name: _DECLARED[declared] for name, declared in cls.__annotations__.items()}
+            cls._types = {**cls._types, **cls.__annotations__}
         else:    # a subclass elsewhere may declare anything that pydantic knows
             from typing import get_type_hints
             cls._types = {name: kind for name, kind in get_type_hints(cls).items() if name != "model_fields" and not name.startswith("_")}
@@ -183,9 +185,13 @@ def _checked(kind: Type[Model], values: Any) -> Dict[str, Any]:
     found = _converted(kind, values) if isinstance(values, dict) else None
     if found is not None:
         return found
+    given = values.items() if isinstance(values, dict) else ()
     if isinstance(values, dict):
-        values = {name: value.dict() if isinstance(value, Model) else value for name, value in values.items()}
-    return _back(kind, kind._in_pydantic().model_validate(values))
+        values = {name: value.dict() if isinstance(value, Model) else value for name, value in given}
+    found = _back(kind, kind._in_pydantic().model_validate(values))
+    # Models stay the objects that they are: those of a subclass have more fields.
+    return {**found, **{name: value for name, value in given if isinstance(value, Model) and isinstance(found.get(name), Model)
+                        and isinstance(value, type(found[name]))}}
 
 
 def _converted(kind: Type[Model], values: Dict[Any, Any]) -> Optional[Dict[str, Any]]:

@@ -33,7 +33,7 @@ def encode(mask: Any) -> Dict[str, Any]:
         ValueError: It is not `(H, W)`, or has no pixels.
     """
     import numpy as np
-    inside = np.asarray(mask)
+    inside = as_array(mask)
     if inside.ndim != 2 or not inside.size:
         raise ValueError(f"a mask must be (H, W) with at least one pixel, is {inside.shape}")
     height, width = inside.shape
@@ -41,6 +41,12 @@ def encode(mask: Any) -> Dict[str, Any]:
     changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     counts: List[int] = np.diff(changes, prepend=0, append=flat.size).tolist()
     return _made([0, *counts] if flat[0] else counts, height, width)
+
+
+def as_array(values: Any) -> np.ndarray[Any, np.dtype[Any]]:
+    """An array of numpy, also of a tensor on a GPU or one that requires a gradient."""
+    import numpy as np
+    return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
 
 
 def decode(rle: Mapping[str, Any]) -> np.ndarray[Any, np.dtype[np.bool_]]:

@@ -24,6 +24,11 @@ def misspelt(given: Mapping[str, Any], key: str) -> str:
     return f"is {close} meant to be {key}?" if close else ""
 
 
+def value_of(config: Mapping[str, Any], key: str, default: Any = None) -> Any:
+    """`config.get(key, default)`, also of an EasyDict with a key named `get`, which hides the method."""
+    return config[key] if key in config else default    # noqa: SIM401 - as said
+
+
 def load_mapping(path: str, what: str = "this file") -> Dict[str, Any]:
     """Read a YAML file whose root is a mapping.
 
@@ -82,6 +87,7 @@ def _loader() -> Any:
     base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
     class Loader(base):    # type: ignore[misc]
+        nodes = 0
         merged = 0
         depth = 0
 
@@ -92,8 +98,11 @@ def _loader() -> Any:
         def descend_resolver(self, current_node: Any, current_index: Any) -> None:
             """Called before each nested value; libyaml's loader would overflow the stack and end the process."""
             self.depth += 1
+            self.nodes += 1
+            mark = getattr(current_node, "start_mark", None)
+            if self.nodes > MAX_NODES:
+                raise yaml.composer.ComposerError(None, None, f"it holds more than {MAX_NODES} values", mark)
             if self.depth > MAX_DEPTH:
-                mark = getattr(current_node, "start_mark", None)
                 raise yaml.composer.ComposerError(None, None, f"nested deeper than {MAX_DEPTH} levels", mark)
             super().descend_resolver(current_node, current_index)
 

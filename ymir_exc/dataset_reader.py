@@ -9,8 +9,9 @@ import contextlib
 import operator
 import os
 from itertools import chain, repeat
-from typing import TYPE_CHECKING, Any, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, BinaryIO, Iterable, Iterator, List, NamedTuple, Sequence, Tuple
 
+from ymir_exc._yaml import value_of
 from ymir_exc.env import DatasetType as DatasetType
 from ymir_exc.env import current_env, misspelt_as
 from ymir_exc.errors import ArgumentError, DatasetError, ImageError, UnknownDatasetError
@@ -18,7 +19,7 @@ from ymir_exc.errors import ArgumentError, DatasetError, ImageError, UnknownData
 if TYPE_CHECKING:
     from ymir_exc._annotations import LabelledObject
 
-_CHUNK_BYTES = 1 << 15
+_CHUNK_BYTES = 1 << 16
 _MAX_LINE_BYTES = 1 << 20
 _HEAD_BYTES = len("/in/assets/")
 
@@ -97,12 +98,13 @@ def _rows(path: str) -> Iterator[Iterable[Tuple[str, str]]]:
     number = 1
     with _reading(path):
         for block in _blocks(path):
-            rows = _plain_rows(block)
-            if rows is not None:
-                yield rows
+            assets, annotations = _plain_columns(block)
+            if assets:
+                yield zip(assets, annotations)
+                number += len(assets)
             else:
                 yield _other_rows(path, number, block.decode("utf-8"))
-            number += block.count(b"\n")
+                number += block.count(b"\n")
 
 
 def _blocks(path: str) -> Iterator[bytes]:
@@ -114,28 +116,40 @@ def _blocks(path: str) -> Iterator[bytes]:
             block = f.read(_CHUNK_BYTES)
             if not block:
                 return
-            yield block if block.endswith(b"\n") else block + f.readline(_MAX_LINE_BYTES)
+            rest = b"" if block.endswith(b"\n") else f.readline(_MAX_LINE_BYTES)
+            if len(rest) == _MAX_LINE_BYTES and not rest.endswith(b"\n"):
+                number = _lines_before(f, f.tell() - len(rest)) + 1
+                raise DatasetError(f"{path}, line {number}: longer than {_MAX_LINE_BYTES >> 20} MiB", hint="is it an index file?")
+            yield block + rest
 
 
-def _plain_rows(block: bytes) -> Optional[Iterable[Tuple[str, str]]]:
-    """The items of lines as the platform writes them: all with one column, or all with two, each an absolute path. None of others."""
+def _lines_before(f: BinaryIO, end: int) -> int:
+    f.seek(0)
+    return sum(f.read(min(_CHUNK_BYTES, end - start)).count(b"\n") for start in range(0, end, _CHUNK_BYTES))
+
+
+def _plain_columns(block: bytes) -> Tuple[List[str], Iterable[str]]:
+    """The columns of lines as the platform writes them: all with one, or all with two, each an absolute path. Empty for others."""
     if b"\r" in block or not block.endswith(b"\n"):
-        return None
+        return [], ()
     if b"\t" not in block:
         assets = block[:-1].decode("utf-8").split("\n")
-        return zip(assets, repeat("")) if _are_absolute(assets) else None
+        return (assets, repeat("")) if _are_absolute(assets) else ([], ())
     body = block[:-1].replace(b"\n", b"\t\t")
     fields = body.decode("utf-8").split("\t")
     ends = len(body) + 1 - len(block)
     if len(fields) != 3 * ends + 2:
-        return None
+        return [], ()
     # Each inner line end left an empty field. Where none is an asset or an annotation, they fill the third places: all lines have two.
     assets, annotations = fields[::3], fields[1::3]
-    return zip(assets, annotations) if _are_absolute(assets) and _are_absolute(annotations) else None
+    return (assets, annotations) if _are_absolute(assets) and _are_absolute(annotations) else ([], ())
 
 
 def _are_absolute(paths: List[str]) -> bool:
-    return min(paths) >= "/" and max(paths) < "0"    # the next character after the slash
+    try:
+        return {path[0] for path in paths} == {"/"}
+    except IndexError:    # one is empty
+        return False
 
 
 def _other_rows(path: str, number: int, text: str) -> Iterator[Tuple[str, str]]:
@@ -166,7 +180,7 @@ def _reading(path: str) -> Iterator[None]:
 def _first_odd_line(path: str) -> int:
     """The number of the line that is not UTF-8; a decoder that reads ahead cannot tell it."""
     with open(path, "rb") as f:
-        return next(number for number, line in enumerate(f, 1) if line.decode("utf-8", "ignore").encode("utf-8") != line)
+        return next((number for number, line in enumerate(f, 1) if line.decode("utf-8", "ignore").encode("utf-8") != line), 1)
 
 
 def items_count(dataset_type: DatasetType) -> int:
@@ -181,10 +195,14 @@ def items_count(dataset_type: DatasetType) -> int:
 
 
 def _count_lines(block: bytes) -> int:
-    """Lines that are not blank. Nearly always all begin as the first one does, which two searches tell, quicker for longer words."""
-    ends, head = block.count(b"\n"), block[:_HEAD_BYTES]
-    if block.endswith(b"\n") and head.startswith(b"/") and block.count(b"\n" + head) == ends - 1:
-        return ends
+    """Lines that are not blank. Nearly always all begin as the first one does, and often have its length; few searches tell."""
+    ends = len(block.replace(b"\n", b"\n\n")) - len(block)    # several times as quick as bytes.count
+    if block.endswith(b"\n") and block.startswith(b"/"):
+        width, head = block.index(b"\n") + 1, block[:_HEAD_BYTES]
+        if ends * width == len(block) and block[::width] == b"/" * ends and block[width - 1::width] == b"\n" * ends:
+            return ends
+        if block.count(b"\n" + head) == ends - 1:
+            return ends
     return sum(1 for line in block.split(b"\n") if line[:1] == b"/" or (line and not line.decode("utf-8", "replace").isspace()))
 
 
@@ -227,7 +245,7 @@ def _annotation_reader() -> Any:
     from ymir_exc import env
     from ymir_exc._annotations import annotation_reader, class_names_of
     config = env.get_executor_config()
-    return annotation_reader(config.get("export_format"), class_names_of(config))
+    return annotation_reader(value_of(config, "export_format"), class_names_of(config))
 
 
 def images_count(cfg: Any, split: str) -> int:    # noqa: ARG001 - the public signature
@@ -255,7 +273,7 @@ def bboxes_count(cfg: Any, split: str) -> int:
     """
     from ymir_exc._annotations import count_ark_objects
     dataset_type = _dataset_of(split)
-    export_format = str(cfg.param.get("export_format") or "")
+    export_format = str(value_of(cfg.param, "export_format") or "")
     if dataset_type == DatasetType.CANDIDATE or not export_format.lower().startswith(("ark:", "det-ark:")):
         raise DatasetError(f"objects cannot be counted for split {split!r} with export_format {export_format!r}",
                            hint="only training and validation sets in ark format can")

@@ -250,8 +250,9 @@ def classify(error: BaseException) -> Failure:
     """
     for link in _chain(error):
         if isinstance(link, YmirError):
-            return Failure(link.return_code, one_line(str(link)) or type(link).__name__)
-    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            return Failure(link.return_code, one_line(_words(link)) or type(link).__name__)
+    words = _words(error)
+    text = f"{type(error).__name__}: {words}" if words else type(error).__name__
     for link in _chain(error):
         code = _foreign_code(link)
         if code is not None:
@@ -262,7 +263,9 @@ def classify(error: BaseException) -> Failure:
 
 
 def exit_status(error: BaseException) -> int:
-    """The process status for an exception: its own `exit_code`, 130 for Ctrl-C, else 1."""
+    """The process status for an exception: its own `exit_code`, that of `sys.exit`, 130 for Ctrl-C, else 1."""
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else EXIT_FAILED
     for link in _chain(error):
         if isinstance(link, YmirError):
             return link.exit_code
@@ -270,19 +273,31 @@ def exit_status(error: BaseException) -> int:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The exception and those it was raised from, nearest first."""
-    seen: List[BaseException] = []
-    link: Optional[BaseException] = error
-    while link is not None and link not in seen:
-        seen.append(link)
+    """The exception, those that it groups, and those that it was raised from, nearest first."""
+    seen: Set[int] = set()
+    pending: List[Optional[BaseException]] = [error]
+    while pending:
+        link = pending.pop(0)
+        if link is None or id(link) in seen:
+            continue
+        seen.add(id(link))
         yield link
-        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+        grouped = getattr(link, "exceptions", None)    # of an ExceptionGroup
+        pending[:0] = [member for member in grouped if isinstance(member, BaseException)] if isinstance(grouped, (list, tuple)) else []
+        pending.append(link.__cause__ or (None if link.__suppress_context__ else link.__context__))
+
+
+def _words(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:    # the program's own, and it is this one's failure that matters
+        return ""
 
 
 def _foreign_code(error: BaseException) -> Optional[RC]:
     if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
         return RC.RC_EXEC_OOM
-    return _code_of_words(f"{type(error).__name__}: {error}")
+    return _code_of_words(f"{type(error).__name__}: {_words(error)}")
 
 
 def _code_of_words(text: str) -> Optional[RC]:

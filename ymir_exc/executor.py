@@ -41,11 +41,11 @@ class Executor:
         """Run, and turn a failure into the process's exit status, with its reason as the last line of the output.
 
         Returns:
-            0; 4 for a wrong configuration or dataset; 143 after a stop; 1 for other failures.
+            0; 4 for a wrong configuration or dataset; 143 after a stop; what a function gave to `sys.exit`; 1 for other failures.
         """
         try:
             return self.start()
-        except (Exception, KeyboardInterrupt) as e:
+        except (Exception, KeyboardInterrupt, SystemExit) as e:
             sys.stdout.flush()
             if not isinstance(e, Stopped):
                 traceback.print_exc()
@@ -73,7 +73,7 @@ class Executor:
                 self._run(task, cfg)
             if util.get_bool(cfg, "ymir_debug", False):
                 raise YmirError("ymir_debug is set: the task ends as failed so that the platform keeps its folder")
-        except (Exception, KeyboardInterrupt) as e:
+        except (Exception, KeyboardInterrupt, SystemExit) as e:
             _record_failure(e)
             raise
         return 0
@@ -92,13 +92,24 @@ class Executor:
         app = self.apps[task]
         _log.info("%s starts", task)
         if callable(app):
-            app(cfg)
+            try:
+                app(cfg)
+            except SystemExit as e:
+                if e.code not in (None, 0):
+                    raise
         else:
-            argv = shlex.split(app) if isinstance(app, str) else list(app)
+            argv = _arguments(app) if isinstance(app, str) else list(app)
             _log.info("run %s", " ".join(map(shlex.quote, argv)))
             subprocess.run(argv, check=True)
         monitor.write_monitor_logger(monitor.task_percent(cfg.ymir, task, 1.0))
         _log.info("%s is done", task)
+
+
+def _arguments(command: str) -> List[str]:
+    try:
+        return shlex.split(command)
+    except ValueError:    # a quote that nothing closes is an apostrophe
+        return command.split()
 
 
 def _record_failure(error: BaseException) -> None:

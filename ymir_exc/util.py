@@ -31,7 +31,7 @@ from easydict import EasyDict as edict
 
 from ymir_exc import _files, env
 from ymir_exc import result_writer as rw
-from ymir_exc._yaml import misspelt, nearest
+from ymir_exc._yaml import misspelt, nearest, value_of
 from ymir_exc.errors import (
     ArgumentError,
     ConfigError,
@@ -112,6 +112,8 @@ class _Parameters(edict):    # type: ignore[misc]
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):    # a protocol's question, not a program's
             raise AttributeError(name)
+        if name in self:    # set as a key past `__setitem__`, by `|=` or in an older EasyDict
+            return self[name]
         close = nearest(name, self)
         raise MissingKeyError(f"config.yaml has no hyper-parameter {name!r}", hint=f"is {close} meant?" if close else "")
 
@@ -200,7 +202,7 @@ def _code_config(path: Any) -> Dict[str, Any]:
 def _template_places(current: env.EnvConfig, object_type: Any) -> List[Tuple[str, str]]:
     """Where the template of each of the tasks may lie; images for several kinds of annotation keep one in a folder for each kind."""
     folder = os.path.dirname(current.manifest_file)
-    kind = OBJECT_TYPE_FOLDERS.get(int(object_type) if str(object_type).isdigit() else 0)
+    kind = OBJECT_TYPE_FOLDERS.get(int(object_type) if str(object_type).isdecimal() else 0)
     kinds = (kind, "") if kind else ("", "det")    # platforms before 2.4 name no object type, and know no folders
     names = [f"{task}-template.yaml" for task in ("training", "mining", "infer") if getattr(current, f"run_{task}")]
     return [(os.path.join(folder, kinds[0], name), os.path.join(folder, kinds[1], name)) for name in names]
@@ -238,7 +240,7 @@ def get_parameters(cfg: edict, kind: Type[_P]) -> _P:
     """
     from pydantic import ValidationError
     fields = kind.model_fields
-    given = {name: value for name, value in cfg.param.items() if name in fields and value is not None and value != ""}
+    given = {name: value for name, value in dict.items(cfg.param) if name in fields and value is not None and value != ""}
     for name in set(cfg.param) - set(fields) - RESERVED_KEYS:
         close = nearest(name, fields)
         if close and name not in _template_keys(cfg.ymir):
@@ -278,7 +280,7 @@ def get_bool(cfg: edict, key: str, default_value: bool = True) -> bool:
     Raises:
         ConfigError: The value is neither.
     """
-    value = cfg.param.get(key, default_value)
+    value = value_of(cfg.param, key, default_value)
     text = str(value.item() if hasattr(value, "item") else value).strip().lower()
     if text in ("1", "1.0", "t", "true", "y", "yes", "on"):
         return True
@@ -299,12 +301,12 @@ def get_gpu_ids(cfg: edict) -> List[Union[int, str]]:
     Raises:
         ConfigError: gpu_id is none of these.
     """
-    value = cfg.param.get("gpu_id")
+    value = value_of(cfg.param, "gpu_id")
     parts: Sequence[Any] = value if isinstance(value, (list, tuple)) else ("" if value is None else str(value)).split(",")
     ids: List[Union[int, str]] = []
     for part in parts:
         text = str(part).strip()
-        if text.isdigit():
+        if text.isdecimal():
             ids.append(int(text))
         elif text.startswith(("GPU-", "MIG-")):
             ids.append(text)
@@ -343,7 +345,7 @@ def get_weight_files(cfg: edict, suffix: Union[str, Tuple[str, ...]] = (".pt", "
     if key not in cfg.param and not cfg.ymir.run_training:
         raise NoWeightsGivenError(f"{cfg.ymir.input.config_file}: {key} is missing",
                                   hint=misspelt(cfg.param, key) or "choose a model that this image trained")
-    names = cfg.param.get(key) or []
+    names = value_of(cfg.param, key) or []
     if not isinstance(names, (str, list, tuple)):
         raise ConfigError(f"{cfg.ymir.input.config_file}: {key}: {names!r:.80} is no list of files")
     endings = (suffix,) if isinstance(suffix, str) else tuple(suffix)
@@ -381,11 +383,11 @@ def pick_weight_file(cfg: edict, prefer: Sequence[str] = ("best", "last", "lates
     Raises:
         WeightsError: Mining or inference without a usable model file.
     """
-    files = get_weight_files(cfg, suffix) if cfg.ymir.run_training or cfg.param.get("model_params_path") else []
+    files = get_weight_files(cfg, suffix) if cfg.ymir.run_training or value_of(cfg.param, "model_params_path") else []
     if not files:
         if cfg.ymir.run_training:
             return None
-        given = cfg.param.get("model_params_path")
+        given = value_of(cfg.param, "model_params_path")
         raise WeightsError(f"none of the given model files ends with {suffix!r}: model_params_path is {given!r}",
                            hint="choose a model that this image trained")
     for word in prefer:
@@ -419,7 +421,7 @@ class YmirStageWeight:
 
     def __init__(self, weights: Optional[List[float]] = None) -> None:
         self.weights = list(weights) if weights is not None and len(weights) else [
-            float(os.environ.get(name, default)) for name, default in _DEFAULT_WEIGHTS.items()]
+            _weight_of_environment(name, default) for name, default in _DEFAULT_WEIGHTS.items()]
         if len(self.weights) != 3:
             raise ArgumentError(f"three stage weights are needed, not {self.weights!r}")
         if not math.isclose(sum(self.weights), 1):
@@ -433,6 +435,13 @@ class YmirStageWeight:
         """
         index = _stage_index(stage)
         return min(sum(self.weights[:index]) + self.weights[index] * p, 1.0)
+
+
+def _weight_of_environment(name: str, default: float) -> float:
+    try:
+        return float(os.environ.get(name, default))
+    except ValueError:
+        raise ArgumentError(f"the environment variable {name} is {os.environ[name]!r:.80}, a number is wanted") from None
 
 
 @functools.lru_cache(maxsize=8)
@@ -511,9 +520,10 @@ def filter_saved_files(cfg: edict, files: Sequence[str]) -> List[str]:
     models_dir = cfg.ymir.output.models_dir
     result = os.path.basename(cfg.ymir.output.training_result_file)
     paths = [os.fspath(f) for f in files] or sorted(
-        entry.path for entry in os.scandir(models_dir) if entry.is_file() and entry.name != result and not entry.name.startswith("."))
+        entry.path for entry in os.scandir(models_dir)
+        if entry.is_file() and entry.name != result and not entry.name.startswith((f"{result}.unreadable", ".")))
     names = [os.path.relpath(p, models_dir) if os.path.isabs(p) else p for p in paths]
-    patterns = _patterns(cfg.param.get("ymir_saved_file_patterns"))
+    patterns = _patterns(value_of(cfg.param, "ymir_saved_file_patterns"))
     return [name for name in names if any(p.search(name) for p in patterns)] if patterns else names
 
 
@@ -549,26 +559,33 @@ def format_saved_files(cfg: edict, files: Sequence[str]) -> List[str]:
             raise ArgumentError(f"the model file {path} does not exist")
         target = os.path.join(models_dir, os.path.basename(path))
         if os.path.islink(target) or not (os.path.exists(target) and os.path.samefile(path, target)):
-            _files.copy_file(path, target)
+            _files.copy_file(path, target, shared=True)
         names.append(os.path.basename(path))
     return names
 
 
 def _bring_to_stage(cfg: edict, stage: str, files: Sequence[str]) -> List[str]:
     """Copy files from elsewhere into the stage's folder, under their bare names; those of models_dir stay where they are."""
-    models_dir, folder = cfg.ymir.output.models_dir, os.path.join(cfg.ymir.output.models_dir, rw.checked_name(stage))
+    from ymir_exc.result_writer.stages import check_inside
+    models_dir, name_of_stage = cfg.ymir.output.models_dir, rw.checked_name(stage)
+    folder = os.path.join(models_dir, name_of_stage)
     names: List[str] = []
+    copies: Dict[str, str] = {}
     for given in files:
         path = os.path.join(models_dir, given)
         if not os.path.isfile(path):
             raise ArgumentError(f"the model file {path} does not exist")
-        name = os.path.basename(path)
+        name, parents = os.path.basename(path), os.path.dirname(os.path.abspath(path))
         is_double = name in names
-        if is_double:    # two folders hold a file of this name: keep them apart
-            name = os.path.join(os.path.basename(os.path.dirname(path)), name)
+        while name in names:    # folders hold files of this name: keep them apart
+            name, parents = os.path.join(os.path.basename(parents) or "_", name), os.path.dirname(parents)
         if is_double or os.path.realpath(os.path.dirname(path)) not in (os.path.realpath(models_dir), os.path.realpath(folder)):
-            _files.copy_file(path, os.path.join(folder, name))
+            copies[os.path.join(folder, name)] = path
         names.append(name)
+    for target in copies:
+        check_inside(name_of_stage, target, models_dir)
+    for target, path in copies.items():
+        _files.copy_file(path, target, shared=True)
     return names
 
 

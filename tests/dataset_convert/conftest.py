@@ -1,6 +1,7 @@
 """A training task with a small dataset in any of the platform's formats, and many processes that convert it at once."""
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import struct
@@ -9,6 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from ymir_exc import _files
 
 
 def png_head(width, height):
@@ -82,6 +85,30 @@ def dataset(platform):
     made.add("train", "cd/2", (100, 200))
     made.add("val", "ab/3", (10, 20), (1, 5, 5, 5, 5))
     return made.write()
+
+
+@pytest.fixture
+def overtaken(platform, monkeypatch):
+    """Convert while another rank does it first: the lock is ours when its work is done. The result, whose files are the other's."""
+    def files():
+        return {path: path.lstat().st_ino for path in platform.out.rglob("*")}
+
+    def run(convert):
+        real, made = _files.lock, []
+
+        @contextlib.contextmanager
+        def lock(folder):
+            monkeypatch.setattr(_files, "lock", real)
+            made.append(convert())
+            made.append(files())
+            with real(folder):
+                yield
+
+        monkeypatch.setattr(_files, "lock", lock)
+        assert convert() == made[0]
+        assert files() == made[1]
+
+    return run
 
 
 @pytest.fixture

@@ -67,6 +67,13 @@ def test_a_rename_that_fails_puts_the_old_folder_back(target, monkeypatch):
     assert (key_of(target), content(target)) == ("one", b"first")
 
 
+def test_a_first_rename_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    refuse(monkeypatch, "rename")
+    with pytest.raises(StorageError, match="cannot write"), new_folder(str(tmp_path / "made"), "one"):
+        pass
+    assert os.listdir(tmp_path) == []
+
+
 def test_a_full_disk(target, monkeypatch):
     refuse(monkeypatch, "write")
     with pytest.raises(StorageError, match="b: No space left on device"):

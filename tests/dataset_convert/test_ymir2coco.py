@@ -81,6 +81,17 @@ def test_masks_of_seg_coco_are_kept(dataset):
         convert_ymir_to_coco()
 
 
+def test_a_mask_whose_box_has_no_pixel_is_left_out(dataset):
+    dataset.write("coco")
+    ring = [10, 20, 14, 20, 14, 26]
+    dataset.write_coco({("1 张.png", 0): [ring], ("1 张.png", 1): [ring]})
+    path = dataset.annotations / "coco-annotations.json"
+    document = json.loads(path.read_text(encoding="utf-8"))
+    document["annotations"][0]["bbox"] = [10, 20, 0, 6]
+    path.write_text(json.dumps(document), encoding="utf-8")
+    assert [(a["id"], a["category_id"]) for a in load(convert_ymir_to_coco(), "train")["annotations"]] == [(1, 2)]
+
+
 def test_quality_is_carried(dataset):
     text = "0, 1, 2, 3, 4, 0.5\n0, 1, 2, 3, 4, 0.0\n0, 1, 2, 3, 4, -1.0\n0, 1, 2, 3, 4\n"
     dataset.splits["train"][0] = (*dataset.splits["train"][0][:3], text)
@@ -249,6 +260,10 @@ def test_every_rank_gets_the_same_complete_files(dataset, platform, at_once):
     printed = at_once(PROGRAM)
     expected = hashlib.sha256(b"".join((platform.out / f"ymir_dataset/ymir_{s}.json").read_bytes() for s in ("train", "val")))
     assert set(printed) == {f"[] {expected.hexdigest()}\n"}
+
+
+def test_another_rank_was_faster(dataset, overtaken):
+    overtaken(convert_ymir_to_coco)
 
 
 def test_killed_at_any_moment(dataset, platform):

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import pytest
 
@@ -130,6 +131,17 @@ def test_masks_are_made_once_and_again_when_something_differs(segmented, monkeyp
     assert os.stat(index).st_ino == first
     segmented.write_coco({})
     assert (masks(package.convert_ymir_to_mmseg(util.get_merged_config())["train"])[0] == 0).all()
+
+
+def test_another_rank_was_faster(segmented, overtaken):
+    overtaken(lambda: package.convert_ymir_to_mmseg(util.get_merged_config()))
+
+
+def test_masks_need_pillow(segmented, monkeypatch):
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(ConfigError, match="masks need Pillow") as caught:
+        package.convert_ymir_to_mmseg(util.get_merged_config())
+    assert caught.value.hint == "pip install Pillow"
 
 
 def test_every_rank_gets_the_same_masks(segmented, at_once):

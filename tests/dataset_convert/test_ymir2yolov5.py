@@ -228,6 +228,10 @@ def test_every_rank_gets_the_same_complete_tree(dataset, platform, at_once):
     assert not list(platform.out.glob(".labels*"))
 
 
+def test_another_rank_was_faster(dataset, overtaken):
+    overtaken(run)
+
+
 def test_killed_at_any_moment(dataset, platform):
     many(dataset)
     environment = {**os.environ, "DEFAULT_ENV_FILE_PATH": str(platform.env_file), "PYTHONPATH": str(Path(__file__).resolve().parents[2])}

@@ -16,7 +16,7 @@ from ymir_exc._annotations.coco import CocoIndex as CocoIndex
 from ymir_exc._annotations.objects import LabelledObject as LabelledObject
 from ymir_exc._annotations.objects import Segmentation as Segmentation
 from ymir_exc._annotations.voc import read_voc as read_voc
-from ymir_exc._yaml import misspelt, nearest
+from ymir_exc._yaml import misspelt, nearest, value_of
 from ymir_exc.errors import ConfigError
 
 _log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ def annotation_reader(export_format: Optional[str], class_names: Optional[Sequen
 
 def class_names_of(config: Mapping[str, Any]) -> List[str]:
     """`class_names` of config.yaml as a list of text; see `checked_class_names`."""
-    return checked_class_names(config.get("class_names"), misspelt(config, "class_names"))
+    return checked_class_names(value_of(config, "class_names"), misspelt(config, "class_names"))
 
 
 def checked_class_names(class_names: Optional[Sequence[str]], hint: str = "") -> List[str]:

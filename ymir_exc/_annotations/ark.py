@@ -74,4 +74,4 @@ def count_ark_objects(path: str) -> int:
     Raises:
         DatasetError: The file is missing or unreadable.
     """
-    return sum(map(bool, map(bytes.strip, read_file(path).split(b"\n"))))
+    return len(list(filter(bytes.strip, read_file(path).split(b"\n"))))

@@ -6,6 +6,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from ymir_exc import env
 from ymir_exc._annotations import Reader, annotation_reader, class_names_of
+from ymir_exc._yaml import value_of
 from ymir_exc.dataset_reader import read_index
 from ymir_exc.errors import DatasetError
 
@@ -49,7 +50,7 @@ def labelled_data(cfg: Any) -> Inputs:
             raise DatasetError(f"env.yaml: input.{key} is not set",
                                hint=env.misspelt_as(f"input.{key}") or "only a training task has labelled data to convert")
     splits = {split: str(getattr(given, key)) for split, key in _KEYS.items()}
-    return Inputs(splits, str(given.assets_dir), class_names_of(cfg.param), cfg.param.get("export_format"))
+    return Inputs(splits, str(given.assets_dir), class_names_of(cfg.param), value_of(cfg.param, "export_format"))
 
 
 def fingerprint(inputs: Inputs, *options: object) -> str:

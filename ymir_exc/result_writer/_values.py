@@ -80,10 +80,25 @@ def checked_class_names(names: Sequence[str]) -> List[str]:
     """
     if isinstance(names, str):
         raise ResultError(f"class_names must be a list, not {names!r}")
-    made = [str(name) for name in names]
+    made = [str(plain(name)) for name in names]
     if not all(name.strip() for name in made):
         raise ResultError(f"class_names has a blank name: {made!r:.200}")
     return made
+
+
+def checked_size(image: str, size: Any) -> Tuple[int, int]:
+    """Width and height of an image.
+
+    Raises:
+        ResultError: They are not two whole numbers of pixels.
+    """
+    try:
+        width, height = (int(edge) for edge in size)
+    except (TypeError, ValueError, OverflowError):
+        width = height = 0
+    if not (1 <= width <= INT32 and 1 <= height <= INT32):
+        raise ResultError(f"{image}: image_size is {size!r:.80}", hint="(width, height) in pixels")
+    return width, height
 
 
 def plain(value: Any) -> Any:
@@ -106,10 +121,10 @@ def plain(value: Any) -> Any:
         return plain(made) if type(made) is not type(value) else to_float(made)    # numpy's longdouble stays what it is
     if isinstance(value, (list, tuple, set, frozenset)):
         return [plain(item) for item in value]
-    for kind in (bool, int, float, str):
+    for kind in (int, float):
         if isinstance(value, kind):
             return kind(value)
-    return str(value)
+    return str.__str__(value) if isinstance(value, str) else str(value)    # of an enumeration's member the text, not its name
 
 
 def version(text: str) -> Tuple[int, ...]:

@@ -15,9 +15,20 @@ from types import TracebackType
 from typing import IO, Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, Type
 
 from ymir_exc import _files
-from ymir_exc.env import current_env, is_main_rank
-from ymir_exc.errors import ArgumentError, ResultError
-from ymir_exc.result_writer._values import INT32, as_list, checked_class_names, is_modern, is_single, number_texts, plain, to_float
+from ymir_exc._models import Annotation, Box
+from ymir_exc.env import current_env, get_executor_config, is_main_rank
+from ymir_exc.errors import ArgumentError, ConfigError, ResultError
+from ymir_exc.result_writer._values import (
+    INT32,
+    as_list,
+    checked_class_names,
+    checked_size,
+    is_modern,
+    is_single,
+    number_texts,
+    plain,
+    to_float,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -30,9 +41,13 @@ _BOXES_AT_ONCE = 20_000
 def write_infer_result(infer_result: Mapping[str, Any], algorithm: str = "detection") -> None:
     """Write the predictions.
 
+    The platform drops boxes of classes that it does not know: of each class name that is not among the `class_names` of config.yaml the
+    log has one warning, and the boxes are written all the same.
+
     Args:
-        infer_result: For detection, image path to a list of `Annotation`. For segmentation, a COCO mapping with images, categories and
-            annotations (contract 7.3); what has one meaning is put right: a missing area, run lengths that are not compressed, ...
+        infer_result: For detection, image path to a list of `Annotation`, or anything that yields them. For segmentation, a COCO mapping
+            with images, categories and annotations (contract 7.3); what has one meaning is put right: a missing area, run lengths that are
+            not compressed, ...
         algorithm: 'detection' or 'segmentation'.
 
     Raises:
@@ -53,7 +68,7 @@ def write_infer_result(infer_result: Mapping[str, Any], algorithm: str = "detect
     quoted = _Quoted()
     with _open_sink() as sink:
         for name, objects in _last_of_each_name(infer_result):
-            sink.image(name, _image_text(name, objects, quoted))
+            sink.image(name, _image_text(name, list(objects), quoted))
 
 
 def write_json(content: Any) -> None:
@@ -87,12 +102,16 @@ def _last_of_each_name(infer_result: Mapping[str, Any]) -> Iterable[Tuple[str, A
 
 
 _pixels_of = attrgetter("x", "y", "w", "h")
+_ANNOTATIONS, _BOXES = frozenset([Annotation]), frozenset([Box])
 
 
 def _image_text(image: str, objects: Sequence[Any], quoted: _Quoted) -> str:
     """The boxes of an image as JSON, at the speed of C where all is as `Annotation` left it."""
     try:
-        pixels = list(chain.from_iterable([_pixels_of(item.box) for item in objects]))
+        boxes = [item.box for item in objects]
+        if not (_ANNOTATIONS.issuperset(map(type, objects)) and _BOXES.issuperset(map(type, boxes))):    # subclasses have more fields
+            raise TypeError
+        pixels = list(chain.from_iterable(map(_pixels_of, boxes)))
         whole = iter(array("i", pixels).tolist())    # takes whole numbers of 32 bits only
         scores = array("d", [item.score for item in objects])
         if isfinite(sum(scores)):
@@ -101,10 +120,10 @@ def _image_text(image: str, objects: Sequence[Any], quoted: _Quoted) -> str:
                 for item, score, x, y, w, h in zip(objects, number_texts(scores.tolist()), whole, whole, whole, whole)])
     except (AttributeError, TypeError, ValueError, OverflowError):
         pass
-    return ", ".join([_checked_text(image, item) for item in objects])
+    return ", ".join([_checked_text(image, item, quoted) for item in objects])
 
 
-def _checked_text(image: str, item: Any) -> str:
+def _checked_text(image: str, item: Any, quoted: _Quoted) -> str:
     """Of one box that was altered, or comes from a class of somebody else with a `dict` of its own."""
     if not isinstance(item, Mapping) and not hasattr(item, "dict"):
         raise ResultError(f"{image}: {item!r:.80} is no Annotation")
@@ -118,6 +137,7 @@ def _checked_text(image: str, item: Any) -> str:
         raise ResultError(f"{image}: a detection of {label!r} has the score {made['score']}", hint="scores must be finite")
     if not isinstance(label, str) or not label.strip():
         raise ResultError(f"{image}: a detection has the class name {label!r}", hint="the platform needs text")
+    quoted[label]    # warns of an unknown one
     for key, value in box.items():
         number = to_float(value)
         if number is None or not -INT32 <= number <= INT32:
@@ -133,13 +153,30 @@ def _checked_text(image: str, item: Any) -> str:
 
 
 class _Quoted(Dict[Any, str]):
-    """JSON of class names, each made once."""
+    """JSON of class names, each made once, with a warning of those that the platform does not know."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._known: Optional[Set[str]] = None
 
     def __missing__(self, name: Any) -> str:
         if not isinstance(name, str) or not name.strip():
             raise ValueError(f"the class name {name!r}")
+        if self._known is None:
+            self._known = _known_classes()
+        if self._known and name.strip().lower() not in self._known:
+            _log.warning("the class %r is not among the class_names of config.yaml; the platform drops its boxes", name)
         made = self[name] = quote(name)
         return made
+
+
+def _known_classes() -> Set[str]:
+    """The task's classes as the platform compares them; empty when config.yaml does not name them."""
+    try:
+        names = get_executor_config().get("class_names")
+    except ConfigError:
+        return set()
+    return {str(name).strip().lower() for name in names} if isinstance(names, list) else set()
 
 
 class _Sink:
@@ -247,13 +284,14 @@ class InferResultWriter:
         if self._sink is None:
             return
         name = os.path.basename(os.fspath(path))
+        size = None if image_size is None else checked_size(name, image_size)
         self._check_name(name)
         self.count += 1
-        image = _Image(name, boxes, scores, class_ids, rotate_angles, image_size)
+        image = _Image(name, boxes, scores, class_ids, rotate_angles, size)
         arrays = _as_arrays(image)
         if arrays is None:
             self._write_arrays()
-            self._write(image)
+            self._sink.image(name, self._text_of(image))
             return
         if self._arrays and self._arrays[0].scores.dtype != arrays.scores.dtype:
             if len(arrays.boxes):
@@ -275,11 +313,7 @@ class InferResultWriter:
         """Write what waits: many small arrays as one are much faster than each alone."""
         waiting, self._arrays, self._waiting = self._arrays, [], 0
         if waiting and self._sink is not None:
-            texts = self._texts(waiting)
-            if texts is None:
-                for image in waiting:
-                    self._write(image)    # one of which says what is wrong with it
-                return
+            texts = self._texts(waiting) or map(self._text_of, waiting)    # one of which says what is wrong with it
             for image, text in zip(waiting, texts):
                 self._sink.image(image.name, text)
 
@@ -289,10 +323,11 @@ class InferResultWriter:
         sizes = [len(image.boxes) for image in images]
         edges = np.concatenate([image.boxes for image in images]).astype(float)
         scores = np.concatenate([image.scores for image in images])
-        if not self._is_xyxy:
-            edges[:, 2:] += edges[:, :2]
-        if not np.isfinite(scores).all() or not (np.abs(edges) <= INT32 // 2).all():
-            return None
+        with np.errstate(over="ignore", invalid="ignore"):    # old numpy warns of comparing NaN
+            if not self._is_xyxy:
+                edges[:, 2:] += edges[:, :2]
+            if not np.isfinite(scores).all() or not (np.abs(edges) <= INT32 // 2).all():
+                return None
         edges = np.rint(edges).astype(np.int64)
         owners = np.repeat(np.arange(len(images)), sizes)
         if any(image.size is not None for image in images):
@@ -311,18 +346,16 @@ class InferResultWriter:
         texts = iter(_box_texts(labels, number_texts(scores.tolist(), is_single(scores)), *edges.T.tolist()))
         return [", ".join(islice(texts, count)) for count in np.bincount(owners, minlength=len(images)).tolist()]
 
-    def _write(self, image: _Image) -> None:
+    def _text_of(self, image: _Image) -> str:
         boxes, scores, class_ids = as_list(image.boxes), as_list(image.scores), as_list(image.class_ids)
         angles = None if image.angles is None else as_list(image.angles)
         if not len(boxes) == len(scores) == len(class_ids) == len(class_ids if angles is None else angles):
             raise ResultError(f"{image.name}: {len(boxes)} boxes, {len(scores)} scores and {len(class_ids)} class indices do not fit "
                               f"together{'' if angles is None else f' with {len(angles)} angles'}")
         try:
-            text = self._text(boxes, scores, is_single(image.scores), class_ids, angles, image.size)
+            return self._text(boxes, scores, is_single(image.scores), class_ids, angles, image.size)
         except (ValueError, TypeError, OverflowError, KeyError):
             raise self._reason(image.name, boxes, scores, class_ids, angles, image.size) from None
-        if self._sink is not None:
-            self._sink.image(image.name, text)
 
     def _text(self, boxes: List[Any], scores: List[Any], single: bool, class_ids: List[Any], angles: Optional[List[Any]],
               size: Optional[Tuple[int, int]]) -> str:
@@ -340,7 +373,7 @@ class InferResultWriter:
             right, bottom = tuple(map(add, left, right)), tuple(map(add, top, bottom))
         edges = [list(map(round, edge)) for edge in (left, top, right, bottom)]
         if size is not None:
-            edges = [_clipped(edge, int(size[axis % 2])) for axis, edge in enumerate(edges)]
+            edges = [_clipped(edge, size[axis % 2]) for axis, edge in enumerate(edges)]
         x, y = edges[0], edges[1]
         w, h = list(map(sub, edges[2], x)), list(map(sub, edges[3], y))
         array("i", x + y + w + h)    # takes 32 bits only

@@ -36,11 +36,11 @@ def write_mining_result(mining_result: Iterable[Tuple[str, float]]) -> None:
     except (TypeError, ValueError) as e:
         raise e if isinstance(e, ResultError) else ResultError(f"each row must be a path and a score: {e}") from None
     keys = array("d", scores)
-    values: Sequence[Any] = scores if int in set(map(type, scores)) else keys    # the same numbers, side by side in memory
+    has_whole = int in set(map(type, scores))    # written as they are, 1 and not 1.0
     with _open_result() as f:
-        for chunk in _ranked(keys):
-            texts = number_texts([values[n] for n in chunk])
-            f.write(_encoded([f"{paths[n]}\t{text}\n" for n, text in zip(chunk, texts)]))
+        for chunk, values in _ranked(keys):
+            texts = number_texts([scores[n] for n in chunk] if has_whole else values)
+            f.write(_encoded(list(map("\t".join, zip([paths[n] for n in chunk], texts)))))
 
 
 class MiningResultWriter:
@@ -61,7 +61,7 @@ class MiningResultWriter:
         StorageError: The result cannot be written; the earlier file stays.
     """
 
-    def __init__(self, rows_in_memory: int = 500_000) -> None:
+    def __init__(self, rows_in_memory: int = 200_000) -> None:
         self._limit = rows_in_memory
         self._lines: List[str] = []
         self._keys = array("d")
@@ -86,7 +86,7 @@ class MiningResultWriter:
     def add(self, path: str, score: float) -> None:
         """Add one image."""
         if type(path) is str and type(score) is float and isfinite(score) and self._is_main:
-            self._lines.append(f"{path}\t{score}\n")
+            self._lines.append(f"{path}\t{score}")
             self._keys.append(score)
             self._added(1)
         else:
@@ -105,8 +105,8 @@ class MiningResultWriter:
         if self._is_main:
             names, numbers = _checked(paths, values)
             texts = number_texts(numbers, is_single(scores))
-            self._lines += [f"{path}\t{text}\n" for path, text in zip(names, texts)]
-            self._keys.extend(numbers)
+            self._lines += map("\t".join, zip(names, texts))
+            self._keys += array("d", numbers)
         self._added(len(values))
 
     def _added(self, count: int) -> None:
@@ -125,9 +125,9 @@ class MiningResultWriter:
         try:
             part = tempfile.TemporaryFile("w+b", 1 << 18, dir=folder)    # noqa: SIM115 - closed at the end of the block
             self._parts.append(part)
-            for chunk in _ranked(keys):
+            for chunk, values in _ranked(keys):
                 part.write(_encoded([lines[n] for n in chunk]))
-                in_order.extend([keys[n] for n in chunk])
+                in_order += array("d", values)
             part.seek(0)
         except OSError as e:
             raise _files.storage_error(folder, e) from e
@@ -136,7 +136,7 @@ class MiningResultWriter:
     def _finish(self) -> None:
         if not self._parts:
             with _open_result() as f:
-                for chunk in _ranked(self._keys):
+                for chunk, _ in _ranked(self._keys):
                     f.write(_encoded([self._lines[n] for n in chunk]))
             return
         self._spill()
@@ -148,7 +148,7 @@ class MiningResultWriter:
         self._part_keys = []
         with _open_result() as f:
             # In this order the lines of each part come one after the other.
-            for chunk in _ranked(keys):
+            for chunk, _ in _ranked(keys):
                 f.write(b"".join([following[n]() for n in part_of(chunk)]))
 
 
@@ -162,17 +162,20 @@ def _finder(ends: List[int]) -> Any:
         return lambda chunk: [bisect_right(ends, n) for n in chunk]
 
 
-def _ranked(keys: array[float]) -> Iterator[List[int]]:
-    """The numbers of rows, the highest key first, of equals in their order; some at a time."""
+def _ranked(keys: array[float]) -> Iterator[Tuple[List[int], List[float]]]:
+    """The numbers of rows, the highest key first, of equals in their order, and their keys; some at a time."""
     order: Any = None
     if len(keys) > _WORTH_NUMPY:
         with contextlib.suppress(ImportError):
             import numpy as np
-            order = np.argsort(-np.frombuffer(keys), kind="stable")
-    if order is None:
+            numbers = np.frombuffer(keys)
+            order = np.argsort(-numbers, kind="stable")
+    has_numpy = order is not None
+    if not has_numpy:
         order = array("q", sorted(range(len(keys)), key=keys.__getitem__, reverse=True))
     for start in range(0, len(keys), _LINES_AT_ONCE):
-        yield order[start: start + _LINES_AT_ONCE].tolist()
+        chunk = order[start: start + _LINES_AT_ONCE]
+        yield chunk.tolist(), numbers[chunk].tolist() if has_numpy else [keys[n] for n in chunk]
 
 
 def _checked(paths: Sequence[Any], scores: Sequence[Any]) -> Tuple[Sequence[str], Sequence[Any]]:
@@ -207,11 +210,14 @@ def _open_result() -> Iterator[IO[bytes]]:
 
 def _encoded(lines: List[str]) -> bytes:
     """Refuses what would not be read back as one path and one score a line."""
-    text = "".join(lines)
-    if text.count("\t") != len(lines) or text.count("\n") != len(lines) or "\r" in text:
-        bad = next(line for line in lines if line.count("\t") != 1 or line.count("\n") != 1 or "\r" in line)
-        raise ResultError(f"the path {bad.rpartition(chr(9))[0]!r} holds a tab or a line break, which result.tsv cannot carry")
+    text = "\n".join(lines) + "\n"
     try:
-        return text.encode("utf-8", "surrogateescape")
+        content = text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as e:
         raise ResultError(f"the path {text[e.start - 40: e.end + 40]!r} is no text") from None
+    # Twice as quick as count().
+    marks = [len(content.replace(mark, 2 * mark)) - len(content) for mark in (b"\t", b"\n")]
+    if marks != [len(lines)] * 2 or b"\r" in content:
+        bad = next(line for line in lines if line.count("\t") != 1 or "\n" in line or "\r" in line)
+        raise ResultError(f"the path {bad.rpartition(chr(9))[0]!r} holds a tab or a line break, which result.tsv cannot carry")
+    return content

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import logging
 import math
 import os
@@ -34,6 +35,7 @@ class _Stage(NamedTuple):
     files: List[str]
     timestamp: int
     metrics: Dict[str, Any]
+    given_name: str    # with the hyphens that the platform does not take
 
     @property
     def primary(self) -> str:
@@ -53,11 +55,22 @@ def _accept_older_order(function: _F) -> _F:
     """Take the order of the lines without `mAP` in the fourth place as well: `(name, files, metrics, timestamp, attachments, ...)`."""
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        if len(args) > 3 and (not isinstance(args[2], (Mapping, type(None))) or (isinstance(args[3], (int, float)) and args[3] > 1)):
+        if len(args) > 3 and (not isinstance(args[2], (Mapping, type(None))) or _lacks_m_ap(args[3:])):
             args = (*args[:3], None, *args[3:])
         return function(*args, **kwargs)
 
     return cast(_F, wrapper)
+
+
+def _lacks_m_ap(rest: Tuple[Any, ...]) -> bool:
+    """Whether what follows the metrics begins with the timestamp: more than any mAP, or None before the mappings."""
+    if rest[0] is not None:
+        number = to_float(rest[0])
+        return number is not None and number > 1
+    if len(rest) > 1 and isinstance(rest[1], Mapping):
+        return True
+    config = rest[2] if len(rest) == 3 and rest[1] is None else None    # else the attachments, which are lists of names
+    return isinstance(config, Mapping) and any(to_float(value) is not None for value in config.values())
 
 
 @_accept_older_order
@@ -91,22 +104,31 @@ def write_model_stage(stage_name: str, files: Sequence[str], evaluation_result: 
     if not is_main_rank():
         return
     current = current_env()
-    stage = _checked_stage(stage_name, files, evaluation_result, mAP, timestamp, current.output.models_dir)
-    extras = _attachments(attachments), _evaluate_config(evaluate_config)
     path = current.output.training_result_file
-    _files.make_folder(os.path.dirname(path))
+    stage = _checked_stage(stage_name, files, evaluation_result, mAP, timestamp, current.output.models_dir, path)
+    extras = _attachments(attachments, current.output.models_dir), _evaluate_config(evaluate_config)
+    _files.make_folder(os.path.dirname(path), shared=True)
     if not knows_stages(current):
-        _write_yaml(path, _flat(stage))
+        flat = _flat(stage)
+        _publish(path, _yaml_bytes(path, flat), flat)
         return
     with _files.lock(os.path.dirname(path)):
         result = _read_result(path)
         if timestamp is None:
             stage = stage._replace(timestamp=max([stage.timestamp, *map(_seconds, result.get("model_stages", {}).values())]))
-        _own_files(stage, current.output.models_dir)
+        is_known = stage.name in result.get("model_stages", {})
         dropped = _merge_stage(result, stage)
         _merge_extras(result, *extras)
-        _write_yaml(path, result)
-        _delete_files(dropped, result, current.output.models_dir)
+        data = _yaml_bytes(path, result)    # what it refuses, it refuses before any weights change
+        made = _own_files(stage, current.output.models_dir, is_known)
+        try:
+            _publish(path, data, result)
+        except BaseException:
+            for copy in made:    # a later try would take them for the stage's own
+                with contextlib.suppress(OSError):
+                    os.unlink(copy)
+            raise
+        _delete_files(dropped, result, current.output.models_dir, path)
 
 
 def write_training_result(stage_name: Optional[str] = None, files: Optional[Sequence[str]] = None,
@@ -137,29 +159,54 @@ def _write_legacy_result(first: Any, second: Any, third: Any, legacy: Dict[str, 
 
 # ------------------------------------------------------------------------------------------------------------------------- files
 
-def _own_files(stage: _Stage, models_dir: str) -> None:
-    """Give the stage files of its own, so that what is written next does not change it."""
+def _own_files(stage: _Stage, models_dir: str, is_known: bool) -> List[str]:
+    """Give the stage files of its own, so that what is written next does not change it.
+
+    Returns:
+        The files that were not there before.
+    """
+    made: List[str] = []
+    copies: Dict[str, str] = {}
     for name in stage.files:
-        own, common = os.path.join(models_dir, stage.name, name), os.path.join(models_dir, name)
+        own = os.path.join(models_dir, stage.name, name)
+        with contextlib.suppress(OSError):    # the file vanished meanwhile
+            source = _to_copy(stage, name, own, models_dir, is_known)
+            if source is not None:
+                check_inside(stage.name, own, models_dir)
+                copies[own] = source
+    for own, source in copies.items():
+        is_new = not os.path.lexists(own)
         try:
-            source = _to_copy(stage.name, name, own, common, models_dir)
-            if source is None:
-                continue
-            if not _is_inside(os.path.dirname(own), models_dir):
-                raise ResultError(f"stage {stage.name}: the folder of {own} is a link that leads out of {models_dir}",
-                                  hint="the platform sees what is inside only")
-            _files.copy_file(source, own)
-        except OSError as e:    # a full disk, or the file vanished meanwhile
-            _log.warning("stage %s keeps no %s of its own, a later stage may overwrite it: %s", stage.name, name, e)
+            _files.copy_file(source, own, shared=True)
+        except OSError as e:    # a full disk
+            _log.warning("stage %s keeps no %s of its own, a later stage may overwrite it: %s", stage.name, os.path.basename(own), e)
+        else:
+            made += [own] if is_new else []
+    return made
 
 
-def _to_copy(stage: str, name: str, own: str, common: str, models_dir: str) -> Optional[str]:
+def check_inside(stage: str, target: str, models_dir: str) -> None:
+    """Refuse to write a stage's file through a link.
+
+    Raises:
+        ResultError: Its folder leads out of models_dir.
+    """
+    if not _is_inside(os.path.dirname(target), models_dir):
+        raise ResultError(f"stage {stage}: the folder of {target} is a link that leads out of {models_dir}",
+                          hint="the platform sees what is inside only")
+
+
+def _to_copy(stage: _Stage, name: str, own: str, models_dir: str, is_known: bool) -> Optional[str]:
     """The file that the stage needs a copy of, if it does."""
     if os.path.isfile(own) and _is_linked(own, models_dir):
         return own
-    if not os.path.isfile(common) or (_tells_stage(name, stage) and not _is_linked(common, models_dir)):
+    common = os.path.join(models_dir, name)
+    if stage.given_name != stage.name and os.path.isfile(os.path.join(models_dir, stage.given_name, name)):
+        common = os.path.join(models_dir, stage.given_name, name)    # where the platform does not look
+    elif not os.path.isfile(common) or (_tells_stage(name, stage.name) and not _is_linked(common, models_dir)):
         return None
-    return common if not os.path.isfile(own) or _is_newer(common, own) else None
+    # What lies in the folder of a stage that is new was saved for it; the common file may be of any epoch.
+    return common if not os.path.isfile(own) or (is_known and _is_newer(common, own)) else None
 
 
 def _is_linked(path: str, models_dir: str) -> bool:
@@ -192,8 +239,8 @@ def _found(models_dir: str, stage: str, name: str) -> Optional[str]:
     return None
 
 
-def _delete_files(dropped: Mapping[str, Mapping[str, Any]], result: Mapping[str, Any], models_dir: str) -> None:
-    """Free what dropped stages held, after the new result.yaml is in place."""
+def _delete_files(dropped: Mapping[str, Mapping[str, Any]], result: Mapping[str, Any], models_dir: str, result_file: str) -> None:
+    """Free what dropped stages held, after the new result.yaml is in place; never that file, nor what is no stage's."""
     if not dropped:
         return
     kept: Set[str] = set()
@@ -202,10 +249,16 @@ def _delete_files(dropped: Mapping[str, Mapping[str, Any]], result: Mapping[str,
         kept.update(os.path.realpath(os.path.join(models_dir, place, file)) for file in _safe_names(stage) for place in (name, ""))
     for name, stage in dropped.items():
         for path in filter(None, [_found(models_dir, name, file) for file in _safe_names(stage)]):
-            if os.path.realpath(path) not in kept and _is_inside(os.path.join(os.path.dirname(path), "x"), models_dir):
+            if os.path.realpath(path) not in kept and _is_inside(os.path.join(os.path.dirname(path), "x"), models_dir) \
+                    and not _is_result(path, result_file) and not _is_inside(path, os.path.join(models_dir, "attachments")):
                 with contextlib.suppress(OSError):
                     os.unlink(path)
                 _remove_empty(os.path.dirname(path), models_dir)
+
+
+def _is_result(path: str, result_file: str) -> bool:
+    """Whether it is result.yaml, or one that was set aside: older versions list it among the files of a stage."""
+    return re.fullmatch(re.escape(os.path.realpath(result_file)) + r"(\.unreadable(\.\d+)?)?", os.path.realpath(path)) is not None
 
 
 def _safe_names(entry: Mapping[str, Any]) -> List[str]:
@@ -251,9 +304,14 @@ def _seconds(entry: Mapping[str, Any]) -> int:
 
 
 def _merge_extras(result: Dict[str, Any], attachments: Dict[str, List[str]], evaluate_config: Dict[str, float]) -> None:
+    """Add to what earlier stages brought; what is there and no list of names is left out, for the platform refuses it."""
+    known = result.pop("attachments", None)
+    merged = {section: names for section, names in known.items() if isinstance(names, list)} if isinstance(known, dict) else {}
     for section, names in attachments.items():
-        known = result.setdefault("attachments", {}).setdefault(section, [])
-        known.extend(name for name in names if name not in known)
+        earlier = merged.get(section, [])
+        merged[section] = [*earlier, *(name for name in dict.fromkeys(names) if name not in earlier)]
+    if merged:
+        result["attachments"] = merged
     if evaluate_config:
         result["evaluate_config"] = evaluate_config
 
@@ -281,15 +339,15 @@ def _read_result(path: str) -> Dict[str, Any]:
         raise _files.storage_error(path, e) from e
     known, value = _written
     if data == known:
-        more = {"attachments": {key: list(names) for key, names in value["attachments"].items()}} if value.get("attachments") else {}
-        return {**value, "model_stages": dict(value.get("model_stages", {})), **more} if value else {}
+        return {**value, "model_stages": dict(value.get("model_stages", {}))} if value else {}
     try:
         value = load(path)
     except ConfigError:
         value = {"model": None}    # none of ours
     if isinstance(value, dict) and _holds_stages(value):
         return value
-    aside = f"{path}.unreadable"
+    names = itertools.chain([f"{path}.unreadable"], (f"{path}.unreadable.{n}" for n in itertools.count(1)))
+    aside = next(name for name in names if not os.path.lexists(name))
     _files.copy_file(path, aside)
     _log.warning("%s is no list of model stages; it is kept as %s and begun anew", path, aside)
     return {}
@@ -300,13 +358,16 @@ def _holds_stages(value: Mapping[str, Any]) -> bool:
     return "model" not in value and isinstance(stages, dict) and all(isinstance(stage, dict) for stage in stages.values())
 
 
-def _write_yaml(path: str, value: Dict[str, Any]) -> None:
+def _yaml_bytes(path: str, value: Mapping[str, Any]) -> bytes:
     """Keys are sorted as ever, but the stages stand in the order of writing, which decides between equal timestamps."""
-    global _written
     try:
-        data = _yaml_text(value).encode("utf-8")
+        return _yaml_text(value).encode("utf-8")
     except UnicodeEncodeError as e:    # a file name of bytes that are no UTF-8
         raise ResultError(f"{path} cannot hold the text {e.object!r:.80}: it is not Unicode", hint="rename the file") from None
+
+
+def _publish(path: str, data: bytes, value: Dict[str, Any]) -> None:
+    global _written
     _files.write_bytes(path, data, shared=True)
     _written = data, value
 
@@ -339,7 +400,7 @@ def _sorted(value: Any) -> Any:
 # ---------------------------------------------------------------------------------------------------------------------- checking
 
 def _checked_stage(stage_name: str, files: Sequence[str], evaluation_result: Any, m_ap: Optional[float], timestamp: Optional[int],
-                   models_dir: str) -> _Stage:
+                   models_dir: str, result_file: str) -> _Stage:
     if evaluation_result is not None and not isinstance(evaluation_result, Mapping):    # the 1.3 order: name, files, mAP
         evaluation_result = {"mAP": evaluation_result}
     name = checked_name(stage_name)
@@ -347,7 +408,8 @@ def _checked_stage(stage_name: str, files: Sequence[str], evaluation_result: Any
         deprecated("mAP=", "use evaluation_result={'mAP': ...}", stacklevel=5)
         evaluation_result = {"mAP": m_ap}
     metrics = _metrics(name, evaluation_result)
-    return _Stage(name, _file_names(name, files, models_dir), _timestamp(name, timestamp), metrics)
+    names = _file_names(name, str(stage_name), files, models_dir, result_file)
+    return _Stage(name, names, _timestamp(name, timestamp), metrics, str(stage_name))
 
 
 def checked_name(name: str) -> str:
@@ -364,13 +426,18 @@ def checked_name(name: str) -> str:
     return text
 
 
-def _file_names(stage: str, files: Sequence[str], models_dir: str) -> List[str]:
+def _file_names(stage: str, given_stage: str, files: Sequence[str], models_dir: str, result_file: str) -> List[str]:
     """Names relative to the stage's folder or models_dir, where the platform looks, in this order."""
-    names = [_relative(stage, name, models_dir) for name in _names(f"stage {stage}: files", files)]
+    folders = [os.path.join(models_dir, stage), models_dir]
+    names = [_relative(f"stage {stage}: the model file", name, folders) for name in _names(f"stage {stage}: files", files)]
+    results = {name for name in names if _is_result(os.path.join(models_dir, name), result_file)}
+    if results:
+        _log.warning("stage %s: %s is no model file; it is left out", stage, ", ".join(sorted(results)))
+        names = [name for name in names if name not in results]
     if not names:
         raise ResultError(f"stage {stage}: no model files are given")
     for name in names:
-        if _found(models_dir, stage, name) is None:
+        if _found(models_dir, stage, name) is None and not os.path.isfile(os.path.join(models_dir, given_stage, name)):
             _log.warning("stage %s: the model file %s is neither in %s/%s nor in %s: the platform will refuse the model if it is not "
                          "there when the task ends", stage, name, models_dir, stage, models_dir)
     return names
@@ -388,13 +455,14 @@ def _names(where: str, given: Any) -> List[str]:
     return [os.fspath(name) for name in names]
 
 
-def _relative(stage: str, name: str, models_dir: str) -> str:
+def _relative(what: str, name: str, folders: Sequence[str]) -> str:
+    """The name relative to the first of the folders that it is in."""
     if os.path.isabs(name):
-        for folder in (os.path.join(models_dir, stage), models_dir):
+        for folder in folders:
             if os.path.normpath(name).startswith(os.path.normpath(folder) + os.sep):
                 return os.path.relpath(name, folder)
     if not name or os.path.isabs(name) or ".." in name.split("/"):
-        raise ResultError(f"stage {stage}: the model file {name!r} is not inside {models_dir}", hint="copy it there first")
+        raise ResultError(f"{what} {name!r} is not inside {folders[-1]}", hint="copy it there first")
     return os.path.normpath(name)
 
 
@@ -440,8 +508,20 @@ def _count(stage: str, name: str, value: Any) -> int:
     return int(number)
 
 
-def _attachments(given: Optional[Mapping[str, Sequence[str]]]) -> Dict[str, List[str]]:
-    return {str(section): _names(f"attachments: {section}", names) for section, names in _items("attachments", given)}
+def _attachments(given: Optional[Mapping[str, Sequence[str]]], models_dir: str) -> Dict[str, List[str]]:
+    """Names relative to the folder of their section, the only place where the platform looks."""
+    made: Dict[str, List[str]] = {}
+    for section, names in _items("attachments", given):
+        where = f"attachments: {section}"
+        if str(section) in ("", ".", "..") or "/" in str(section) or "\0" in str(section):
+            raise ResultError(f"attachments: the section {section!r} cannot be the name of a folder")
+        folder = os.path.join(models_dir, "attachments", str(section))
+        made[str(section)] = [_relative(f"{where}: the file", name, [folder]) for name in _names(where, names)]
+        for name in made[str(section)]:
+            if not os.path.isfile(os.path.join(folder, name)):
+                _log.warning("%s: %s is not in %s: the platform will refuse the model if it is not there when the task ends",
+                             where, name, folder)
+    return made
 
 
 def _items(what: str, given: Any) -> Iterable[Tuple[Any, Any]]:

@@ -25,11 +25,7 @@ def open_standard_streams() -> None:
         try:
             os.fstat(fd)
         except OSError:
-            made = os.open(os.devnull, os.O_RDWR)
-            if made != fd:
-                os.dup2(made, fd)
-                os.close(made)
-            os.set_inheritable(fd, True)
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)    # it gets the lowest free number, which is this one
 
 
 def put(fd: int, data: memoryview, seconds: Optional[float] = None) -> Optional[OSError]:
@@ -50,8 +46,7 @@ def put(fd: int, data: memoryview, seconds: Optional[float] = None) -> Optional[
             try:
                 data = data[os.write(fd, data):]
             except BlockingIOError:
-                if not _writable(fd, seconds):
-                    raise
+                _writable(fd, seconds)
     except OSError as e:
         return e
     return None
