@@ -282,7 +282,7 @@ def make_folder(folder: PathLike, *, shared: bool = False) -> None:
         os.makedirs(folder, exist_ok=True)
         for path in made:
             with contextlib.suppress(OSError):    # another uid made it meanwhile
-                os.chmod(path, 0o777)    # noqa: S103: the platform's uid is another one
+                os.chmod(path, 0o777)    # noqa: S103 - the platform's uid is another one
     except OSError as e:
         raise storage_error(folder, e) from e
 
