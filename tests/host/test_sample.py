@@ -431,7 +431,7 @@ def test_a_missing_extra_is_named_with_how_to_install_it(tmp_path, monkeypatch, 
     import ymir_exc.host
     monkeypatch.delattr(ymir_exc.host, "_draw", raising=False)
     monkeypatch.setitem(sys.modules, missing, None)
-    with pytest.raises(ConfigError, match=rf'{missing}.*pip install "ymir-exc\[demo\]"'):
+    with pytest.raises(ConfigError, match=rf'{missing}.*pip install "ymir-exc\[host\]"'):
         write_sample(tmp_path / "out", images=1)
     assert not (tmp_path / "out").exists()
 
