@@ -256,6 +256,22 @@ def test_a_result_that_cannot_be_written_leaves_no_copies(platform, monkeypatch)
     assert packed(platform, "s", "best.pt") == b"second"
 
 
+def test_a_result_that_stands_although_it_could_not_be_flushed_keeps_its_copies(platform, monkeypatch):
+    platform.model("best.pt", b"first")
+    write_bytes = stages._files.write_bytes
+
+    def fail_at_the_end(*args, **kwargs):
+        write_bytes(*args, **kwargs)
+        raise OSError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stages._files, "write_bytes", fail_at_the_end)
+        with pytest.raises(OSError):
+            write(platform, "s", ["best.pt"])
+    platform.model("best.pt", b"second")
+    assert packed(platform, "s", "best.pt") == b"first"
+
+
 def test_another_uid_may_rewrite_what_a_stage_owns(platform):
     platform.model("sub/best.pt")
     earlier = os.umask(0o077)

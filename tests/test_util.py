@@ -356,6 +356,18 @@ def test_nothing_is_copied_through_a_stage_that_leads_out(platform):
     assert os.listdir(outside) == []
 
 
+def test_a_refused_metric_costs_no_weights(platform):
+    cfg = util.get_merged_config()
+    outside = platform.root / "elsewhere" / "w.pt"
+    outside.parent.mkdir()
+    outside.write_bytes(b"first")
+    util.write_ymir_training_result(cfg, [str(outside)], "s", map50=0.6)
+    outside.write_bytes(b"second")
+    with pytest.raises(ResultError, match="mAP"):
+        util.write_ymir_training_result(cfg, [str(outside)], "s", map50=77)
+    assert (platform.out / "models/s/w.pt").read_bytes() == b"first"
+
+
 def test_other_ranks_write_no_result(platform, monkeypatch):
     monkeypatch.setenv("RANK", "3")
     util.write_ymir_training_result(util.get_merged_config(), files=["gone.pt"], id="s", map50=0.5)

@@ -635,9 +635,10 @@ def write_ymir_training_result(cfg: edict, files: Sequence[str], id: str,
     if name.isdigit():
         name = f"stage_{name}"
         _warn("the stage %s is named %s: the platform takes identifiers only", id, name)
+    metrics = dict(evaluation_result) if evaluation_result else {"mAP": map50} if map50 is not None else None
+    rw.checked_metrics(rw.checked_name(name), metrics)    # before a weight file is touched
     chosen = filter_saved_files(cfg, files)
     chosen = _bring_to_stage(cfg, name, chosen) if rw.multiple_model_stages_supportable() else format_saved_files(cfg, chosen)
     if not chosen:
         raise ResultError(f"stage {name}: no model file is left", hint="ymir_saved_file_patterns matches none of the files")
-    metrics = dict(evaluation_result) if evaluation_result else {"mAP": map50} if map50 is not None else None
     rw.write_model_stage(name, chosen, metrics, attachments=attachments, evaluate_config=evaluate_config)

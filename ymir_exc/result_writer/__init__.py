@@ -37,7 +37,7 @@ _HOMES = {
     "ymir_exc.result_writer.detections": ("InferResultWriter", "write_infer_result"),
     "ymir_exc.result_writer.mining": ("MiningResultWriter", "write_mining_result"),
     "ymir_exc.result_writer.segmentation": ("SegmentationResultWriter",),
-    "ymir_exc.result_writer.stages": ("_MAX_MODEL_STAGES_COUNT_", "checked_name", "multiple_model_stages_supportable",
+    "ymir_exc.result_writer.stages": ("_MAX_MODEL_STAGES_COUNT_", "checked_metrics", "checked_name", "multiple_model_stages_supportable",
                                       "write_model_stage", "write_training_result"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

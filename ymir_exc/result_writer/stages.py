@@ -123,8 +123,8 @@ def write_model_stage(stage_name: str, files: Sequence[str], evaluation_result: 
         made = _own_files(stage, current.output.models_dir, is_known)
         try:
             _publish(path, data, result)
-        except BaseException:
-            for copy in made:    # a later try would take them for the stage's own
+        except OSError:    # a StorageError
+            for copy in [] if _holds(path, data) else made:    # a later try would take them for the stage's own
                 with contextlib.suppress(OSError):
                     os.unlink(copy)
             raise
@@ -366,6 +366,15 @@ def _yaml_bytes(path: str, value: Mapping[str, Any]) -> bytes:
         raise ResultError(f"{path} cannot hold the text {e.object!r:.80}: it is not Unicode", hint="rename the file") from None
 
 
+def _holds(path: str, data: bytes) -> bool:
+    """Whether a file that could not be written to the end stands all the same: replaced, but its folder not flushed."""
+    try:
+        with open(path, "rb") as f:
+            return f.read() == data
+    except OSError:
+        return False
+
+
 def _publish(path: str, data: bytes, value: Dict[str, Any]) -> None:
     global _written
     _files.write_bytes(path, data, shared=True)
@@ -407,7 +416,7 @@ def _checked_stage(stage_name: str, files: Sequence[str], evaluation_result: Any
     if not evaluation_result and m_ap is not None:
         deprecated("mAP=", "use evaluation_result={'mAP': ...}", stacklevel=5)
         evaluation_result = {"mAP": m_ap}
-    metrics = _metrics(name, evaluation_result)
+    metrics = checked_metrics(name, evaluation_result)
     names = _file_names(name, str(stage_name), files, models_dir, result_file)
     return _Stage(name, names, _timestamp(name, timestamp), metrics, str(stage_name))
 
@@ -473,7 +482,12 @@ def _timestamp(stage: str, value: Optional[int]) -> int:
     return int(seconds)
 
 
-def _metrics(stage: str, given: Optional[Mapping[str, Any]]) -> Dict[str, Any]:
+def checked_metrics(stage: str, given: Optional[Mapping[str, Any]]) -> Dict[str, Any]:
+    """Metrics as the platform takes them.
+
+    Raises:
+        ResultError: There are none, or one that it would refuse.
+    """
     if not given:
         raise ResultError(f"stage {stage}: no metric is given", hint="evaluation_result={'mAP': ...}")
     metrics = dict(_metric(stage, str(key), value) for key, value in given.items())
