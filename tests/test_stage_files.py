@@ -241,35 +241,27 @@ def test_a_refused_stage_changes_no_weights(platform, is_known):
     assert packed(platform, "s", "best.pt") == (b"first" if is_known else b"second")
 
 
-def test_a_result_that_cannot_be_written_leaves_no_copies(platform, monkeypatch):
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_copies_stay_only_where_the_result_stands_that_could_not_be_written_to_the_end(platform, monkeypatch, is_replaced):
     platform.model("best.pt", b"first")
+    write_bytes = stages._files.write_bytes
 
     def fail(*args, **kwargs):
+        if is_replaced:
+            write_bytes(*args, **kwargs)
         raise OSError
 
     with monkeypatch.context() as patch:
         patch.setattr(stages._files, "write_bytes", fail)
         with pytest.raises(OSError):
             write(platform, "s", ["best.pt"])
+    assert (platform.out / "models/s/best.pt").exists() is is_replaced
     platform.model("best.pt", b"second")
-    write(platform, "s", ["best.pt"])
-    assert packed(platform, "s", "best.pt") == b"second"
-
-
-def test_a_result_that_stands_although_it_could_not_be_flushed_keeps_its_copies(platform, monkeypatch):
-    platform.model("best.pt", b"first")
-    write_bytes = stages._files.write_bytes
-
-    def fail_at_the_end(*args, **kwargs):
-        write_bytes(*args, **kwargs)
-        raise OSError
-
-    with monkeypatch.context() as patch:
-        patch.setattr(stages._files, "write_bytes", fail_at_the_end)
-        with pytest.raises(OSError):
-            write(platform, "s", ["best.pt"])
-    platform.model("best.pt", b"second")
-    assert packed(platform, "s", "best.pt") == b"first"
+    if is_replaced:
+        assert packed(platform, "s", "best.pt") == b"first"
+    else:
+        write(platform, "s", ["best.pt"])
+        assert packed(platform, "s", "best.pt") == b"second"
 
 
 def test_another_uid_may_rewrite_what_a_stage_owns(platform):
