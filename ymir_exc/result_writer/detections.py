@@ -220,7 +220,8 @@ def _open_sink() -> Iterator[_Sink]:
 
 
 class InferResultWriter:
-    """Writes detections as they arrive; memory stays flat, and the file appears whole at the end of the block, or not at all.
+    """Writes detections as they arrive; the file appears whole at the end of the block, or not at all. Of an image only the hash of its
+    name stays in memory.
 
         with InferResultWriter(cfg.param.class_names) as results:
             for path, boxes, scores, class_ids in predictions:
