@@ -36,10 +36,10 @@ def main() -> int:
             runs[name] = (space, run)
         _report(runs, options.out)
     except YmirError as e:
-        print(f"demo: {e}", file=sys.stderr)    # noqa: T201
+        print(f"demo: {e}", file=sys.stderr)
         return e.exit_code
     except KeyboardInterrupt:
-        print("demo: interrupted", file=sys.stderr)    # noqa: T201
+        print("demo: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
     return 0
 
@@ -80,8 +80,8 @@ def _run(name: str, tasks: Sequence[str], data: Path, options: argparse.Namespac
 
 
 def _failed(name: str, run: launch.Run) -> int:
-    print("\n".join(launch.tail(run.log)), file=sys.stderr)    # noqa: T201
-    print(f"demo: {name} failed with status {run.status}; all it said is in {run.log}", file=sys.stderr)    # noqa: T201
+    print("\n".join(launch.tail(run.log)), file=sys.stderr)
+    print(f"demo: {name} failed with status {run.status}; all it said is in {run.log}", file=sys.stderr)
     return EXIT_FAILED
 
 
@@ -106,7 +106,7 @@ def _report(runs: Dict[str, Any], out: Path) -> None:
             ["detections", str(inference.output / "infer-result.json")], ["picture", str(picture)],
             ["curves", launch.quoted(["tensorboard", "--logdir", str(training.output / "tensorboard")])], ["log", str(trained.log)]]
     width = max(len(row[0]) for row in rows)
-    print("\n".join(f"  {key:<{width}}  {value}" for key, value in rows))    # noqa: T201
+    print("\n".join(f"  {key:<{width}}  {value}" for key, value in rows))
 
 
 if __name__ == "__main__":
