@@ -440,7 +440,7 @@ def mining(place: Place) -> None:
 
 
 def same_ranking(one: Path, other: Path) -> bool:
-    """Whether two files hold the same rows; orjson writes 1e-5 where Python writes 1e-05."""
+    """Whether two files hold the same rows; an exponent may be written as 1e-5 or 1e-05."""
     with open(one, encoding="utf-8") as a, open(other, encoding="utf-8") as b:
         columns = ((x.split("\t"), y.split("\t")) for x, y in zip_longest(a, b, fillvalue="\t"))
         return all(x[0] == y[0] and float(x[1]) == float(y[1]) for x, y in columns)

@@ -59,6 +59,7 @@ def _to_score(value: Any) -> Any:
         raise ValueError("must be a number") from None
 
 
+_ABSENT: Any = object()
 _CONVERT: Mapping[type, Callable[[Any], Any]] = {str: _to_text, int: _to_pixel, float: _to_score}
 _DECLARED: Dict[str, type] = {"str": str, "int": int, "float": float, "bool": bool}
 
@@ -169,6 +170,10 @@ class Model:
         return cls._pydantic
 
 
+def _given(**values: Any) -> Dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not _ABSENT}
+
+
 def made_of(kind: Type[_M], values: Dict[str, Any]) -> _M:
     """An object with these very values of all fields; nothing is checked."""
     made = object.__new__(kind)
@@ -276,6 +281,13 @@ class Box(Model):
     w: int
     h: int
 
+    def __init__(self, *, x: Any = _ABSENT, y: Any = _ABSENT, w: Any = _ABSENT, h: Any = _ABSENT, **more: Any) -> None:
+        if type(x) is type(y) is type(w) is type(h) is int and type(self) is Box and not more:    # as nearly all of the very many are
+            values = self.__dict__
+            values["x"], values["y"], values["w"], values["h"] = x, y, w, h
+        else:
+            super().__init__(**_given(x=x, y=y, w=w, h=h), **more)
+
 
 class Annotation(Model):
     """One detected object."""
@@ -283,6 +295,13 @@ class Annotation(Model):
     class_name: str
     score: float
     box: Box
+
+    def __init__(self, *, class_name: Any = _ABSENT, score: Any = _ABSENT, box: Any = _ABSENT, **more: Any) -> None:
+        if type(class_name) is str and type(score) is float and type(box) is Box and type(self) is Annotation and not more:
+            values = self.__dict__
+            values["class_name"], values["score"], values["box"] = class_name, score, box
+        else:
+            super().__init__(**_given(class_name=class_name, score=score, box=box), **more)
 
 
 # The public homes: there pickles of older images look for them.

@@ -123,6 +123,29 @@ def assigned():
     return made
 
 
+class Rotated(rw.Box):
+    rotate_angle: float = 0.5
+
+
+class Doubled(rw.Box):
+    def __init__(self, x):
+        super().__init__(x=2 * x, y=x, w=x, h=x)
+
+
+class DoubledAgain(Doubled):
+    note: str = "of two"
+
+
+def test_models_of_images_that_extend_ours():
+    assert Rotated(x=1, y=2, w=3, h=4).dict() == {"x": 1, "y": 2, "w": 3, "h": 4, "rotate_angle": 0.5}
+    assert Rotated(x=1, y=2, w=3, h=4, rotate_angle="1.5").rotate_angle == 1.5
+    assert Doubled(4).dict() == {"x": 8, "y": 4, "w": 4, "h": 4}
+    assert DoubledAgain(4).dict() == {"x": 8, "y": 4, "w": 4, "h": 4, "note": "of two"}
+    assert rw.Annotation(class_name="cat", score=0.5, box=Rotated(x=1, y=2, w=3, h=4), more=1).box.rotate_angle == 0.5
+    with pytest.raises(ValueError, match=r"(?s)2 validation errors.*\bw\n.*\bh\n"):
+        rw.Box(x=1, y=2)
+
+
 class Other:
     """An image's own class with a `dict`."""
 

@@ -9,6 +9,7 @@ from ymir_exc._annotations.objects import LabelledObject, finite, has_extent, re
 from ymir_exc.errors import DatasetError
 
 _MAX_LINE = 1000
+_PLAIN_FRAME = b",,,,,,\n"    # seven columns
 _CORNERS_HINT = "the columns are class_index, xmin, ymin, xmax, ymax, both corners inclusive, not width and height"
 
 
@@ -74,4 +75,8 @@ def count_ark_objects(path: str) -> int:
     Raises:
         DatasetError: The file is missing or unreadable.
     """
-    return len(list(filter(bytes.strip, read_file(path).split(b"\n"))))
+    data = read_file(path)
+    frame = data.translate(None, b"0123456789.- ")
+    if frame == _PLAIN_FRAME * (len(frame) // len(_PLAIN_FRAME)):    # as the platform writes it, at half the cost
+        return len(frame) // len(_PLAIN_FRAME)
+    return len(list(filter(bytes.strip, data.split(b"\n"))))

@@ -2,8 +2,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Iterable, List, Mapping, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Callable, List, Mapping, Optional, Sequence, Tuple
 
 from ymir_exc.errors import ResultError
 
@@ -11,6 +12,10 @@ if TYPE_CHECKING:
     from ymir_exc.env import EnvConfig
 
 INT32 = 2 ** 31 - 1
+_WORTH_LOADING = 10_000    # numbers: to turn so many into text takes as long as to load what does it faster
+_WORTH_ARRAYS = 100
+_number_count = 0
+_POWERS_OF_TEN = tuple(float(10 ** n) for n in range(20))    # exact
 
 
 def to_float(value: Any) -> Optional[float]:
@@ -48,28 +53,40 @@ def _is_single(kind: Any) -> bool:
     return str(kind).rpartition(".")[2] in ("float32", "float16", "bfloat16")
 
 
-def number_texts(numbers: Sequence[float], single: bool = False) -> Iterable[str]:
+def number_texts(numbers: Sequence[float], single: bool = False) -> List[str]:
     """Finite numbers as JSON. Those that came from 32 bits need nine digits to be told apart; the others are written in full."""
-    if single:
-        return [f"{number:.9g}" for number in numbers]
-    orjson = _orjson()
-    if orjson is None or len(numbers) < 2:
-        return map(repr, numbers)
-    try:
-        texts: List[str] = orjson.dumps(numbers).decode("ascii")[1:-1].split(",")
-        return texts
-    except TypeError:    # a whole number beyond 64 bits
-        return map(repr, numbers)
+    return joined_numbers(nine_digits(numbers) if single else numbers).decode("ascii").split(",") if len(numbers) else []
+
+
+def joined_numbers(numbers: Sequence[float]) -> bytes:
+    """Finite numbers as JSON, with commas between; many of them some ten times as quick as with the standard library."""
+    global _number_count
+    _number_count += len(numbers)
+    if _number_count >= _WORTH_LOADING or "pydantic_core" in sys.modules:
+        try:
+            return _to_json()(numbers)[1:-1]
+        except ValueError:    # old versions: a whole number of more than 64 bits
+            pass
+    return ",".join(map(repr, numbers)).encode("ascii")
 
 
 @lru_cache(maxsize=1)
-def _orjson() -> Any:
-    """Writes numbers some ten times as fast as Python, where somebody installed it."""
-    try:
-        import orjson  # type: ignore[import-not-found,unused-ignore]
-        return orjson
-    except ImportError:
-        return None
+def _to_json() -> Callable[[Any], bytes]:
+    from pydantic_core import to_json
+    return to_json
+
+
+def nine_digits(numbers: Any) -> List[float]:
+    """Numbers that came from 32 bits, a list or an array, as the nearest ones of nine digits, which tell each of them."""
+    if len(numbers) >= _WORTH_ARRAYS:
+        import numpy as np
+        values = np.array(numbers, float)
+        sizes = np.abs(values)
+        if not ((sizes < 1e-9) & (sizes > 0)).any() and (sizes < 1e8).all():
+            scale = np.array(_POWERS_OF_TEN)[8 - np.floor(np.log10(np.where(sizes > 0, sizes, 1.0))).astype(int)]
+            made: List[float] = (np.rint(values * scale) / scale).tolist()    # of whole numbers, so it is the nearest one
+            return made
+    return [float(f"{number:.9g}") for number in numbers]
 
 
 def checked_class_names(names: Sequence[str]) -> List[str]:
