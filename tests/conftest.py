@@ -3,8 +3,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any, Dict, Iterator
+from typing import Any, Callable, Dict, Iterator
 
 import pytest
 import yaml
@@ -86,6 +88,37 @@ def platform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Platform:
 def nothing_was_deprecated_yet(monkeypatch: pytest.MonkeyPatch) -> None:
     """A deprecated call warns once a process; each test is one."""
     monkeypatch.setattr(errors, "_deprecated", set())
+
+
+@pytest.fixture
+def memory_growth(platform: Platform) -> Callable[[str, int, int], float]:
+    """Bytes of memory for each one more that a program's `act(count, end)` handles: what is held when it calls `end()`, and the most that
+    is allocated after that, when a result is written for instance.
+
+    Allocated, and not resident: pages of a file that is mapped are the kernel's to give away.
+    """
+    def growth(program: str, few: int, many: int) -> float:
+        environ = {**os.environ, "DEFAULT_ENV_FILE_PATH": str(platform.env_file)}
+        script = f"{program}{_MEASURE}act({few}, int)\nbefore = memory({few})\nprint(memory({many}) - before)"
+        done = subprocess.run([sys.executable, "-c", script], env=environ, stdout=subprocess.PIPE, text=True, check=True)
+        return int(done.stdout) / (many - few)
+
+    return growth
+
+
+_MEASURE = """
+import tracemalloc
+def memory(count):
+    held = []
+    def end():
+        held.append(tracemalloc.get_traced_memory()[0])
+        tracemalloc.clear_traces()
+    tracemalloc.start()
+    act(count, end)
+    later = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return held[0] + later
+"""
 
 
 def pytest_configure():

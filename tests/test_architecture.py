@@ -13,7 +13,8 @@ PACKAGE = Path(__file__).resolve().parent.parent / "ymir_exc"
 L0 = {"__init__", "_version", "settings", "code", "errors", "_files"}
 L1 = {"_yaml", "_models", "_annotations", "_rle", "env", "dataset_reader", "result_writer", "monitor"}
 L1_SHARED = {"_yaml", "_models", "_annotations", "_rle", "env"}
-L2 = {"util", "executor", "sysinfo", "supervisor", "dataset_convert", "mining", "platforms", "integrations"}
+L2 = {"util", "executor", "sysinfo", "supervisor", "dataset_convert", "mining", "platforms", "integrations", "evaluation", "sharding",
+      "smoke"}
 L3 = {"host"}
 L4 = {"cli", "__main__"}
 LAYER = {name: level for level, names in enumerate((L0, L1, L2, L3, L4)) for name in names}

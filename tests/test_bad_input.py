@@ -6,18 +6,21 @@ import json
 import os
 import pickle
 import random
+import re
+from pathlib import Path
 
 import pytest
 import yaml
 from easydict import EasyDict
 
 from tests.dataset_convert.conftest import png_head
-from ymir_exc import _yaml, env, errors, util
+from ymir_exc import _yaml, env, errors, result_writer, util
 from ymir_exc import dataset_reader as reader
 from ymir_exc.dataset_convert import convert_ymir_to_coco, convert_ymir_to_mmseg, convert_ymir_to_yolov5
 from ymir_exc.env import DatasetType
 from ymir_exc.errors import ArgumentError, ConfigError, DatasetError, ImageError, MissingKeyError, UnknownDatasetError, YmirError
 from ymir_exc.executor import Executor
+from ymir_exc.result_writer import stages
 
 OF_ENV = {
     "get_current_env": env.get_current_env,
@@ -70,12 +73,7 @@ def wrong(read, kind, *words):
 
 # ------------------------------------------------------------------------------------------------------ env.yaml and config.yaml
 
-def each(readers, words):
-    """All of them; of a file that takes long to refuse only the first."""
-    return list(readers.values())[:1 if words == EXPAND else None]
-
-
-EXPAND = "expand to more than"
+EXPAND = "expand to too many values (at most 100000 are read"
 NOT_A_MAPPING = {
     "empty": (b"", "is empty"),
     "only a byte order mark": (b"\xef\xbb\xbf", "is empty"),
@@ -106,7 +104,7 @@ NOT_A_MAPPING = {
 def test_an_env_file_that_is_no_mapping(platform, what):
     content, words = NOT_A_MAPPING[what]
     platform.env_file.write_bytes(content)
-    for read in each(OF_ENV, words):
+    for read in OF_ENV.values():
         wrong(read, ConfigError, str(platform.env_file), words)
 
 
@@ -114,21 +112,112 @@ def test_an_env_file_that_is_no_mapping(platform, what):
 def test_a_config_file_that_is_no_mapping(platform, labelled, what):
     content, words = NOT_A_MAPPING[what]
     (platform.input / "config.yaml").write_bytes(content)
-    for read in each(OF_CONFIG, words):
+    for read in OF_CONFIG.values():
         wrong(read, ConfigError, str(platform.input / "config.yaml"), words)
 
 
-@pytest.mark.parametrize("text", ["a: [" + "x," * 5000 + "]\n", "".join(f"k{n}: 1\n" for n in range(5000)), "- [x]\n" * 5000])
-def test_a_file_of_too_many_values_is_refused_before_it_is_read_to_the_end(tmp_path, monkeypatch, text):
-    monkeypatch.setattr(_yaml, "MAX_NODES", 1000)
-    built = []
-    loader = _yaml._loader()
-    count = loader.descend_resolver
-    monkeypatch.setattr(loader, "descend_resolver", lambda self, *node: (built.append(1), count(self, *node)))
+@pytest.fixture
+def loaded(monkeypatch):
+    """How often the loader of YAML was asked for a value: to compose it from the text, and to make it."""
+    counts = {"descend_resolver": 0, "construct_object": 0, "construct_yaml_int": 0, "construct_yaml_float": 0}
+
+    def counted(name):
+        given = getattr(yaml.SafeLoader, name)
+
+        def count(self, *rest, **more):
+            counts[name] += 1
+            return given(self, *rest, **more)
+
+        return count
+
+    for name in ("descend_resolver", "construct_object"):
+        monkeypatch.setattr(yaml.resolver.BaseResolver if name[0] == "d" else yaml.constructor.BaseConstructor, name, counted(name))
+    constructors = yaml.constructor.SafeConstructor.yaml_constructors
+    for kind in ("int", "float"):
+        monkeypatch.setitem(constructors, f"tag:yaml.org,2002:{kind}", counted(f"construct_yaml_{kind}"))
+    return counts
+
+
+@pytest.mark.parametrize("text", ["a: [" + "x," * 200_000 + "]\n", "".join(f"k{n}: 1\n" for n in range(200_000)), "- [x]\n" * 200_000])
+def test_a_file_of_too_many_values_is_refused_before_any_is_made(tmp_path, loaded, text):
     path = tmp_path / "config.yaml"
     path.write_text(text)
-    wrong(lambda: _yaml.load(str(path)), ConfigError, str(path), "it holds more than 1000 values")
-    assert len(built) == 1001
+    wrong(lambda: _yaml.load(str(path)), ConfigError, str(path), "it holds too many values (at most 100000 are read; move")
+    assert loaded["descend_resolver"] == 100_000
+    assert loaded["construct_object"] == 0
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("a: &a [1]\nb: [" + "*a," * 300_000 + "]\n", "its anchors and aliases expand to too many values (at most"),
+    ("a: &a {}\nb: {<<: [" + "*a," * 300_000 + "]}\n", "line 1: its merge keys expand to too many values (at most"),
+    ("a: &a {k: 1}\nb: [" + "{<<: *a}," * 30_000 + "*a]\n", "line 2: its merge keys expand to too many values (at most"),
+])
+def test_aliases_of_little_and_merges_of_nothing_have_the_same_limit(tmp_path, text, words):
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    wrong(lambda: _yaml.load(str(path)), ConfigError, str(path), words)
+
+
+def test_the_limits_of_a_yaml_file_from_both_sides(tmp_path, monkeypatch):
+    monkeypatch.setattr(_yaml, "MAX_VALUES", 1000)
+    path = tmp_path / "config.yaml"
+    for most, count in ((0, 1000), (20, 20)):
+        names = ["x"] * (count - 3)    # the root, a key and the list are values as well
+        path.write_text(f"a: [{','.join(names)}]\n")
+        assert _yaml.load(str(path), most=most) == {"a": names}
+        path.write_text(f"a: [{','.join(names)},x]\n")
+        wrong(lambda: _yaml.load(str(path), most=most), ConfigError, f"at most {count} are read")    # noqa: B023
+        path.write_text(f"a: &a x\nb: [{','.join(['*a'] * (count - 3))}]\n")    # aliases count where the keys did
+        assert _yaml.load(str(path), most=most) == {"a": "x", "b": names}
+        path.write_text(f"a: &a x\nb: [{','.join(['*a'] * (count - 2))}]\n")
+        wrong(lambda: _yaml.load(str(path), most=most), ConfigError, f"at most {count} are read")    # noqa: B023
+        path.write_text("a: 1\n".ljust(40 * count, "#"))
+        assert _yaml.load(str(path), most=most) == {"a": 1}
+        path.write_text("a: 1\n".ljust(40 * count + 1, "#"))
+        wrong(lambda: _yaml.load(str(path), most=most), ConfigError, f"is larger than {40 * count} bytes")    # noqa: B023
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("1:" * 500 + "1", "line 2: not valid YAML: a number of 1001 characters"),
+    ("1:" * 500_000 + "1", "a number of 1000001 characters"),    # it would be a matter of minutes
+    ("1:" * 500 + "1.5", "a number of 1003 characters"),
+    ("1:" * 400 + "1.5", "not valid YAML: int too large to convert to float"),
+    ("9" * 1001, "a number of 1001 characters"),
+    ("!!int [1]", "line 2: not valid YAML: expected a scalar node"),
+])
+def test_numbers_that_are_none(platform, loaded, text, words):
+    (platform.input / "config.yaml").write_text(f"x: 1\na: {text}\n")
+    wrong(env.get_executor_config, ConfigError, str(platform.input / "config.yaml"), words)
+    assert loaded["construct_yaml_int"] + loaded["construct_yaml_float"] <= 2
+
+
+def test_numbers_of_yaml_1_1_are_read(platform):
+    (platform.input / "config.yaml").write_text(f"a: [1:30, 1:30.5, 0x1F, 017, 1_000, .5, .inf, {'9' * 1000}]\n")
+    assert env.get_executor_config()["a"] == [90, 90.5, 31, 15, 1000, 0.5, float("inf"), 10 ** 1000 - 1]
+
+
+def test_a_configuration_of_very_many_classes_is_read(platform):
+    platform.config["class_names"] = [f"n{number:08d} 猫" for number in range(21_841)]
+    platform.config["colours"] = [[number % 256, 0, 0] for number in range(3_000)]
+    platform.config.update({f"option_{number}": {"value": number, "words": ["a", "b"]} for number in range(2_000)})
+    (platform.input / "config.yaml").write_text(json.dumps(platform.config))    # which is YAML, and quicker to write
+    assert env.get_executor_config() == platform.config
+    assert util.get_class_names(util.get_merged_config()) == platform.config["class_names"]
+
+
+def test_the_own_result_may_be_larger_than_what_others_write(platform, monkeypatch):
+    monkeypatch.setattr(_yaml, "MAX_VALUES", 100)
+    for name in ("a", "b"):
+        result_writer.write_model_stage(name, [platform.model(f"{name}.pt")], {"mAP": 0.5, "class_aps": [0.25] * 200})
+        monkeypatch.setattr(stages, "_written", (b"", {}))    # as in another process
+    assert list(platform.result()["model_stages"]) == ["a", "b"]
+
+
+def test_no_other_module_reads_yaml():
+    """So that all files have the same limits."""
+    root = Path(_yaml.__file__).parent
+    readers = re.compile(r"\byaml\.\w*(load|Loader|parse|compose|scan)|from yaml|ruamel")
+    assert [path.name for path in root.rglob("*.py") if readers.search(path.read_text(encoding="utf-8"))] == ["_yaml.py"]
 
 
 @pytest.mark.parametrize("what", NOT_A_MAPPING)

@@ -67,6 +67,24 @@ def test_a_line_that_no_path_is_as_long_as(platform, long):
             read()
 
 
+@pytest.mark.parametrize("after", [b"", b"/b.jpg", b"/b.jpg\n"])
+@pytest.mark.parametrize("before", [b"", b"/ok.jpg\n" * (reader._CHUNK_BYTES // 8)])    # as long as a block
+def test_the_longest_line_from_both_sides(platform, before, after):
+    """A block ends in it, and a mebibyte more is read to its end, the line break counted."""
+    most = reader._CHUNK_BYTES + reader._MAX_LINE_BYTES
+    assert len(before) in (0, reader._CHUNK_BYTES)
+    index = platform.input / "train-index.tsv"
+    for end in (b"\n",) if after else (b"", b"\n"):
+        index.write_bytes(before + b"/".ljust(most - 1, b"a") + end + after)
+        read = [asset for asset, _ in reader.item_paths(DatasetType.TRAINING)]
+        assert (len(read), reader.items_count(DatasetType.TRAINING)) == (before.count(b"\n") + 1 + bool(after),) * 2
+        assert read[before.count(b"\n")] == "/".ljust(most - 1, "a")
+        index.write_bytes(before + b"/".ljust(most, b"a") + end + after)
+        for refused in (lambda: list(reader.item_paths(DatasetType.TRAINING)), lambda: reader.items_count(DatasetType.TRAINING)):
+            with pytest.raises(DatasetError, match=rf"train-index\.tsv, line {before.count(10) + 1}: longer than 1 MiB"):
+                refused()
+
+
 def test_a_missing_index_a_folder_and_none_at_all(platform):
     items = reader.item_paths(DatasetType.TRAINING)    # lazy: nothing is said yet
     with pytest.raises(DatasetError, match=r"train-index\.tsv does not exist"):
@@ -128,3 +146,43 @@ def test_broken_images_are_named(tmp_path, caplog):
     assert reader.check_image(str(good)) == (40, 30)
     with pytest.raises(ImageError, match=r"text\.jpg cannot be read as an image"):
         reader.check_image(str(text))
+
+
+INDEX = """
+from ymir_exc import dataset_reader
+from ymir_exc.env import DatasetType, current_env
+
+def write(count, annotation):
+    with open(current_env().input.training_index_file, "w") as f:
+        for n in range(count):
+            f.write(f"/in/assets/{n:0200d}.jpg\\t{annotation}\\n")
+"""
+MEMORY = {
+    "item_paths": ("""
+def act(count, end):
+    write(count, "/in/annotations/1.txt")
+    end()
+    assert sum(1 for _ in dataset_reader.item_paths(DatasetType.TRAINING)) == count
+""", 10_000, 50_000),
+    "items_count": ("""
+def act(count, end):
+    write(count, "/in/annotations/1.txt")
+    end()
+    assert dataset_reader.items_count(DatasetType.TRAINING) == count
+""", 10_000, 50_000),
+    "items": ("""
+def act(count, end):
+    annotation = current_env().input.annotations_dir + "/1.txt"
+    with open(annotation, "w") as f:
+        f.write("0, 1, 2, 3, 4, -1.0, 0.0\\n" * 5)
+    write(count, annotation)
+    end()
+    assert sum(len(item.objects) for item in dataset_reader.items(DatasetType.TRAINING)) == 5 * count
+""", 2_000, 8_000),
+}
+
+
+@pytest.mark.parametrize("name", MEMORY)
+def test_an_index_file_of_any_length_takes_the_same_memory(memory_growth, name):
+    program, few, many = MEMORY[name]
+    assert memory_growth(INDEX + program, few, many) < 30    # bytes an item; its path alone would be 250

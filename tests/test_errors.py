@@ -163,6 +163,25 @@ def test_the_last_words_of_a_program():
     assert errors.classify_text(foreign) == (160004, "other.ConfigError: no")
 
 
+def test_whoever_lost_its_peer_knows_no_reason():
+    lost = "Traceback (most recent call last):\n  File 'x'\nRuntimeError: [gloo/pair.cc:553] Connection closed by peer [127.0.0.1]:10\n"
+    assert errors.classify_text(TRACEBACK + lost) == errors.classify_text(TRACEBACK)
+    assert errors.classify_text("CUDA out of memory\n" + lost) == (300103, "CUDA out of memory")
+    table = lost + "Traceback (most recent call last):\ntorch.distributed.elastic.multiprocessing.errors.ChildFailedError:\n=====\n"
+    assert errors.classify_text(table) == (160004, "RuntimeError: [gloo/pair.cc:553] Connection closed by peer [127.0.0.1]:10")
+
+
+@pytest.mark.parametrize(("reason", "lost"), [
+    ("RuntimeError: [gloo/pair.cc:537] Read error [127.0.0.1]:404: Connection reset by peer.", True),
+    ("torch.distributed.DistBackendError: NCCL error in: x.cpp:3, ncclRemoteError: A call failed possibly due to a network error", True),
+    ("DistNetworkError: failed to recv, got 0 bytes", True),
+    ("ConnectionResetError: [Errno 104] Connection reset by peer", False),
+    ("RuntimeError: CUDA out of memory", False),
+])
+def test_who_lost_its_peer(reason, lost):
+    assert errors.is_lost_peer(reason) is lost
+
+
 def test_traceback_lines_are_the_last_traceback():
     assert errors.traceback_lines(TRACEBACK)[0] == "Traceback (most recent call last):"
     assert errors.traceback_lines(TRACEBACK)[-1].startswith("subprocess.CalledProcessError")

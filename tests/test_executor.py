@@ -1,6 +1,7 @@
 """Which task runs, in which order, and what a failure leaves behind."""
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pytest
 from tests.contract import platform_rules
 from ymir_exc import errors, monitor
 from ymir_exc.errors import ConfigError
-from ymir_exc.executor import Executor
+from ymir_exc.executor import FAILURES_VARIABLE, Executor
 
 
 @pytest.fixture(autouse=True)
@@ -165,3 +166,89 @@ def test_another_rank_fails_without_touching_the_record(platform, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         Executor({"training": lambda cfg: 1 / 0}).start()
     assert not os.path.exists(platform.out / "monitor.txt")
+
+
+# -------------------------------------------------------------------------------------------------------------- several processes
+
+def test_a_launcher_runs_the_task_or_leaves_it_to_this_process(platform):
+    done = []
+    for has_run in (True, False):
+        seen = []
+        assert Executor({"training": done.append}, launcher=lambda cfg: seen.append(cfg.ymir.task_id) or has_run).main() == 0    # noqa: B023
+        assert seen == ["t0"]
+        assert len(done) == (0 if has_run else 1)
+
+
+def test_what_is_wrong_is_found_before_anything_is_launched(platform):
+    platform.run("mining")
+    seen = []
+    with pytest.raises(ConfigError, match="does not support mining"):
+        Executor({"training": print}, launcher=seen.append).start()
+    assert seen == []
+
+
+def failed_rank(cfg):
+    error = errors.ProgramError("rank 1: MemoryError: boom")
+    error.return_code, error.exit_code, error.lines = errors.RC.RC_EXEC_OOM, 7, ["Traceback of rank 1", "MemoryError: boom"]
+    raise error
+
+
+def test_the_failure_of_another_process_is_recorded_as_that_one_told_it(platform, capsys):
+    assert Executor({"training": print}, launcher=failed_rank).main() == 7
+    found = record(platform)
+    assert (found.state, found.return_code, found.message) == (4, 300103, "rank 1: MemoryError: boom")
+    assert list(found.lines) == ["Traceback of rank 1", "MemoryError: boom"]
+    err = capsys.readouterr().err
+    assert "Traceback" not in err
+    assert err.splitlines()[-1] == "ymir-exc: 300103 OOM: rank 1: MemoryError: boom"
+
+
+def test_of_another_process_that_told_nothing_the_supervisor_finds_the_words(platform, monkeypatch, capsys):
+    def launcher(cfg):
+        raise errors.ProgramError("rank 1: exited with status 7") from subprocess.CalledProcessError(7, ["x"])
+
+    monkeypatch.setenv("YMIR_EXC_SUPERVISED", "1")
+    assert Executor({"training": print}, launcher=launcher).main() == 1
+    assert record(platform) is None
+    assert capsys.readouterr().err.splitlines()[-1] == "rank 1: exited with status 7"
+    monkeypatch.delenv("YMIR_EXC_SUPERVISED")
+    assert Executor({"training": print}, launcher=launcher).main() == 1
+    assert record(platform).message == "rank 1: exited with status 7"
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_a_rank_tells_the_process_that_started_it_and_nobody_else(platform, tmp_path, monkeypatch, capsys, rank):
+    def fail(cfg):
+        raise errors.DatasetError("no images")
+
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv(FAILURES_VARIABLE, str(tmp_path))
+    assert Executor({"training": fail}).main() == 4
+    told = json.loads((tmp_path / f"{rank}.json").read_text(encoding="utf-8"))
+    assert (told["code"], told["reason"], told["status"]) == (300002, "no images", 4)
+    assert "in fail" in "\n".join(told["lines"])
+    assert record(platform) is None
+    assert "ymir-exc:" not in capsys.readouterr().err
+
+
+def test_a_rank_leaves_a_command_s_words_and_the_debug_failure_to_the_one_that_started_it(platform, tmp_path, monkeypatch):
+    platform.config["ymir_debug"] = True
+    platform.write()
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv(FAILURES_VARIABLE, str(tmp_path / "gone"))
+    assert Executor({"training": ["false"]}).main() == 1
+    assert not (tmp_path / "1.json").exists()
+    assert Executor({"training": ["true"]}).main() == 0
+
+
+def test_a_rank_that_cannot_tell_still_fails_with_its_own_error(platform, tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv(FAILURES_VARIABLE, str(tmp_path / "gone"))
+    with pytest.raises(ZeroDivisionError):
+        Executor({"training": lambda cfg: 1 / 0}).start()
+    assert "could not be recorded" in caplog.text
+
+
+def test_the_launcher_is_loaded_without_torch():
+    code = "import sys; import ymir_exc.integrations.torchrun; print({'torch', 'numpy', 'pydantic'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

@@ -107,7 +107,7 @@ def test_the_program_finds_env_yaml_from_any_folder(platform, monkeypatch):
 def test_nothing_is_exported_for_the_default_place(platform, monkeypatch):
     content = platform.env_file.read_text(encoding="utf-8")
     monkeypatch.setattr(settings, "DEFAULT_ENV_FILE_PATH", "/in/env.yaml")
-    monkeypatch.setattr("ymir_exc._yaml._read_text", lambda path, what: content if path == "/in/env.yaml" else "a: 1\n")
+    monkeypatch.setattr("ymir_exc._yaml._read_text", lambda path, *_: content if path == "/in/env.yaml" else "a: 1\n")
     assert YmirPlatform().prepare().variables == {}
 
 

@@ -235,6 +235,18 @@ def test_older_call_shapes(platform):
         rw.write_training_result("alias", ["a.pt"], {"mAP": 0.7}, precision=0.5)
 
 
+@pytest.mark.parametrize("call", [
+    lambda: rw.write_model_stage("s", ["a.pt"], mAP=0.5),
+    lambda: rw.write_training_result("s", ["a.pt"], mAP=0.5),
+    lambda: rw.write_training_result(["a.pt"], 0.5, {}),
+])
+def test_a_deprecation_points_at_the_line_that_made_the_call(platform, call):
+    platform.model("a.pt")
+    with pytest.warns(DeprecationWarning) as caught:
+        call()
+    assert [(warning.filename, warning.lineno) for warning in caught] == [(__file__, call.__code__.co_firstlineno)]
+
+
 def test_processes_lose_no_stage(platform):
     platform.model("a.pt")
     program = ("import sys; from ymir_exc import result_writer as rw\n"

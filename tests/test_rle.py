@@ -140,6 +140,11 @@ def test_several_polygons_are_one_mask():
     assert _rle.area(_rle.from_polygons([], 3, 4)) == 0
 
 
+def test_a_wrong_polygon_is_named_among_several():
+    with pytest.raises(ValueError, match=r"polygons\[2\]: a polygon needs three points"):
+        _rle.from_polygons([[1, 1, 8, 1, 8, 8], [1, 1, 8, 1, 8, 8], [1, 1, 8, 1]], 10, 10)
+
+
 @pytest.mark.parametrize("polygon", [[], [1, 2, 3, 4], [1, 2, 3, 4, 5, 6, 7], [1, 2, 3, 4, 5, float("nan")], [0, 0, 1e9, 0, 0, 1e9],
                                      [[1, 2], [3, 4], [5, 6]]])
 def test_not_a_polygon(polygon):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tests.contract import platform_rules
 from ymir_exc import result_writer as rw
-from ymir_exc.errors import ResultError
+from ymir_exc.errors import ResultError, StorageError
 from ymir_exc.result_writer import stages
 
 
@@ -246,10 +246,11 @@ def test_copies_stay_only_where_the_result_stands_that_could_not_be_written_to_t
     platform.model("best.pt", b"first")
     write_bytes = stages._files.write_bytes
 
-    def fail(*args, **kwargs):
-        if is_replaced:
-            write_bytes(*args, **kwargs)
-        raise OSError
+    def fail(path, *args, **kwargs):
+        if is_replaced or not path.endswith("result.yaml"):
+            write_bytes(path, *args, **kwargs)
+        if path.endswith("result.yaml"):
+            raise OSError
 
     with monkeypatch.context() as patch:
         patch.setattr(stages._files, "write_bytes", fail)
@@ -284,6 +285,151 @@ def test_weights_in_a_folder_with_the_hyphen_are_found(platform, caplog):
     write(platform, "epoch-2", ["epoch_2.pt"])
     assert "neither in" not in caplog.text
     platform_rules.accept_training(platform.out)
+
+
+def test_a_folder_with_the_hyphen_takes_no_space_twice_and_stays(platform):
+    path = platform.out / "models/epoch-1/sub/w.pt"
+    platform.model("epoch-1/sub/w.pt", b"of epoch 1")
+    write(platform, "epoch-1", ["sub/w.pt"])
+    own = platform.out / "models/epoch_1/sub/w.pt"
+    assert own.samefile(path)
+    assert not own.is_symlink()
+    platform_rules.accept_training(platform.out)
+    path.with_name("new").write_bytes(b"again")
+    path.with_name("new").rename(path)
+    write(platform, "epoch-1", ["sub/w.pt"])
+    assert own.samefile(path)
+    assert own.read_bytes() == b"again"
+    for n in range(12):
+        platform.model(f"s{n}.pt")
+        write(platform, f"s{n}", [f"s{n}.pt"], 0.9)
+    assert not own.exists()
+    assert path.read_bytes() == b"again", "the program may load it again"
+    assert path.stat().st_nlink == 1
+    assert not list(platform.out.rglob(".*"))
+
+
+def test_a_folder_with_the_hyphen_is_copied_where_nothing_can_be_linked(platform, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "link", refuse)
+    platform.model("epoch-1/w.pt", b"of epoch 1")
+    write(platform, "epoch-1", ["w.pt"])
+    assert packed(platform, "epoch_1", "w.pt") == b"of epoch 1"
+    assert not (platform.out / "models/epoch_1/w.pt").samefile(platform.out / "models/epoch-1/w.pt")
+
+
+def test_a_file_that_cannot_come_to_where_the_platform_looks_costs_no_earlier_stage(platform):
+    """A stage whose file is missing would cost the whole model."""
+    platform.model("a.pt")
+    write(platform, "a", ["a.pt"])
+    before = models(platform), (platform.out / "models/result.yaml").read_bytes()
+    platform.model("epoch-1/v.pt")
+    platform.model("epoch-1/w.pt")
+    (platform.out / "models/epoch_1/w.pt").mkdir(parents=True)
+    with pytest.raises(StorageError, match=r"epoch_1/w\.pt: Is a directory"):
+        write(platform, "epoch-1", ["v.pt", "w.pt"])
+    assert (models(platform), (platform.out / "models/result.yaml").read_bytes()) == (
+        sorted([*before[0], "epoch-1/v.pt", "epoch-1/w.pt"]), before[1])
+    assert (platform.out / "models/epoch-1/w.pt").stat().st_nlink == 1
+
+
+def test_a_name_that_the_program_linked_itself_stays(platform):
+    platform.model("best.pt")
+    (platform.out / "models/s").mkdir()
+    os.link(platform.out / "models/best.pt", platform.out / "models/s/best.pt")
+    for _ in range(2):
+        write(platform, "s", ["best.pt"])
+    assert (platform.out / "models/s/best.pt").samefile(platform.out / "models/best.pt")
+
+
+def test_without_a_note_there_is_no_copy(platform, monkeypatch, caplog):
+    """A kill would leave it unknown."""
+    platform.model("best.pt")
+    write_bytes = stages._files.write_bytes
+
+    def fail(path, *args, **kwargs):
+        if path.endswith("unfinished"):
+            raise stages._files.storage_error(path, OSError(28, ""))
+        write_bytes(path, *args, **kwargs)
+
+    monkeypatch.setattr(stages._files, "write_bytes", fail)
+    write(platform, "s", ["best.pt"])
+    assert models(platform) == ["best.pt", "result.yaml"]
+    assert "a later stage may overwrite it" in caplog.text
+
+
+def test_what_leads_out_of_a_folder_with_the_hyphen_is_copied(platform):
+    outside = platform.root / "outside"
+    outside.mkdir()
+    (outside / "w.pt").write_bytes(b"mine")
+    (platform.out / "models/epoch-1").symlink_to(outside)
+    platform.model("epoch-2/real.pt", b"real")
+    (platform.out / "models/epoch-2/w.pt").symlink_to("real.pt")
+    for stage, content in (("epoch-1", b"mine"), ("epoch-2", b"real")):
+        write(platform, stage, ["w.pt"])
+        own = platform.out / "models" / stage.replace("-", "_") / "w.pt"
+        assert own.read_bytes() == content
+        assert own.stat().st_nlink == 1
+        assert not own.is_symlink()
+
+
+def test_a_copy_keeps_the_time_of_its_content(platform):
+    platform.model("best.pt")
+    os.utime(platform.out / "models/best.pt", ns=(1, 10 ** 18 + 123_456_700))
+    write(platform, "s", ["best.pt"])
+    assert (platform.out / "models/s/best.pt").stat().st_mtime_ns == 10 ** 18 + 123_456_700
+
+
+def note(platform, content):
+    path = platform.out / "models/.result.yaml.ymir-unfinished"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+def test_what_a_killed_writer_noted_is_deleted_only_where_it_is_nobodys(platform):
+    """`unlisted` alone is as the note says; the rest is listed, has changed, is not ours to delete, or lies elsewhere."""
+    outside = platform.root / "outside.pt"
+    outside.write_bytes(b"mine")
+    platform.model("listed/best.pt")
+    write(platform, "listed", ["best.pt"])
+    names = ["unlisted/best.pt", "changed/best.pt", "listed/best.pt", "attachments/s/a.png", "../../outside.pt", str(outside), "gone.pt",
+             "odd.pt", "result.yaml"]
+    for name in names[1:4] + names[7:8]:
+        platform.model(name)
+    (platform.out / "models/unlisted").mkdir()
+    (platform.out / "models/unlisted/best.pt").write_bytes(b"old")
+    models_dir = platform.out / "models"
+    times = {name: os.stat(models_dir / name).st_mtime_ns for name in names if (models_dir / name).exists()}
+    times.update({"changed/best.pt": times["changed/best.pt"] - 1, "gone.pt": 5, "odd.pt": "soon", "nul\0.pt": 5})
+    left = note(platform, times)
+    platform.model("new.pt")
+    write(platform, "new", ["new.pt"])
+    assert not left.exists()
+    assert outside.exists()
+    assert models(platform) == sorted(["changed/best.pt", "listed/best.pt", "attachments/s/a.png", "odd.pt", "result.yaml", "new.pt"])
+
+
+@pytest.mark.parametrize("content", ["", "{torn", "[1]", "7", "null", '{"a.pt": null}'])
+def test_an_odd_note_hinders_nobody(platform, content):
+    platform.model("a.pt")
+    left = note(platform, content)
+    write(platform, "s", ["a.pt"])
+    assert not left.exists()
+    assert packed(platform, "s", "a.pt") == b"weights"
+
+
+def test_an_interrupted_stage_leaves_no_copy(platform, monkeypatch):
+    def interrupt(path, *args, **kwargs):
+        raise KeyboardInterrupt
+
+    platform.model("best.pt")
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "_publish", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            write(platform, "s", ["best.pt"])
+    assert models(platform) == ["best.pt"]
 
 
 def test_names_with_quotes_and_semicolons_are_data(platform):

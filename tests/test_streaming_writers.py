@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pydantic_core
 import pytest
 
 from tests.contract import platform_rules
@@ -147,31 +148,33 @@ def test_floats_of_32_bits_come_back_as_they_were(platform):
     assert [np.float32(line.split("\t")[1]) for line in lines] == sorted(scores, reverse=True)
 
 
-def test_orjson_writes_the_same_numbers(platform, monkeypatch):
-    class Orjson:
-        """Writes as the library does: no blanks, other exponents."""
-
-        @staticmethod
-        def dumps(numbers):
-            if any(isinstance(number, int) and abs(number) >= 2 ** 64 for number in numbers):
-                raise TypeError("Integer exceeds 64-bit range")
-            return json.dumps(numbers, separators=(",", ":")).replace("e-0", "e-").encode()
-
-    _values._orjson.cache_clear()
-    monkeypatch.setitem(sys.modules, "orjson", Orjson)
-    scores = [0.1, 1e-7, 3, 2.5]
-    try:
-        assert [float(text) for text in _values.number_texts(scores)] == scores
-        assert list(_values.number_texts([10 ** 30, 1.5])) == [str(10 ** 30), "1.5"]
-        rw.write_mining_result([("/a.jpg", 0.1), ("/b.jpg", 1e-7)])
-        assert (platform.out / "result.tsv").read_text() == "/a.jpg\t0.1\n/b.jpg\t1e-7\n"
-    finally:
-        _values._orjson.cache_clear()
+def test_numbers_are_the_same_however_they_become_text(monkeypatch):
+    numbers = [0.1, 1e-7, 3, -2.5, 5e-324, 1.7976931348623157e308, 1e16, 0.1 + 0.2]
+    monkeypatch.setitem(sys.modules, "pydantic_core", pydantic_core)
+    quick = _values.number_texts(numbers)
+    assert [float(text) for text in quick] == numbers
+    assert _values.number_texts([10 ** 30, 1.5]) == [str(10 ** 30), "1.5"]
+    monkeypatch.delitem(sys.modules, "pydantic_core")
+    monkeypatch.setattr(_values, "_number_count", 0)
+    assert _values.number_texts(numbers) == [repr(number) for number in numbers]
+    assert _values.number_texts([]) == []
 
 
-def test_scores_come_back_to_the_last_bit_from_the_real_orjson(platform):
-    pytest.importorskip("orjson")
-    assert _values._orjson() is not None
+def test_nine_digits_tell_every_32_bit_float():
+    rng = np.random.default_rng(0)
+    for values in (rng.random(5000), rng.random(5000) ** 20, rng.normal(0, 1e5, 5000), [0.0, -0.0, 1e-30, 3e38] * 100,
+                   [0.1, 1.0, 1e-9, 9.9999999e7] * 100):
+        single = np.array(values, np.float32)
+        texts = _values.number_texts(single.tolist(), single=True)
+        assert np.array(texts, float).astype(np.float32).tobytes() == single.tobytes()
+        assert texts == [f"{value:.9g}" for value in single.tolist()] or max(map(significant_digits, texts)) <= 9
+
+
+def significant_digits(text):
+    return len(text.lower().partition("e")[0].replace("-", "").replace(".", "").strip("0"))
+
+
+def test_scores_come_back_to_the_last_bit(platform):
     scores = np.concatenate([np.random.default_rng(0).random(3000), [5e-324, 1e-7, 0.1, 1.7976931348623157e308, -0.0, -1e22]]).tolist()
     rows = [(f"/{n}.jpg", score) for n, score in enumerate(scores)]
     rw.write_mining_result(rows)
@@ -248,6 +251,64 @@ def test_old_platforms_get_their_key_and_other_ranks_write_nothing(platform, mon
     assert not (platform.out / "result.tsv").exists()
 
 
+# ------------------------------------------------------------------------------------------------------------------------ memory
+
+IMPORTS = """
+import numpy as np
+from ymir_exc.result_writer import InferResultWriter, MiningResultWriter, SegmentationResultWriter
+
+def name(n):
+    return f"/in/assets/{n:0200d}.jpg"
+"""
+MEMORY = {
+    # A program; few and many; the most bytes that one more may cost. The name of an image alone would be 300, the runs of a mask 900.
+    "a ranking, row by row": ("""
+def act(count, end):
+    with MiningResultWriter(rows_in_memory=1000) as ranking:
+        for n in range(count):
+            ranking.add(name(n), n * 0.37 % 1)
+        end()
+""", 12_000, 36_000, 60),
+    "a ranking, batch by batch": ("""
+def act(count, end):
+    with MiningResultWriter(rows_in_memory=1000) as ranking:
+        for first in range(0, count, 1000):
+            ranking.add_batch([name(n) for n in range(first, first + 1000)], np.arange(first, first + 1000) * 0.37 % 1)
+        end()
+""", 12_000, 36_000, 60),
+    "detections": ("""
+def act(count, end):
+    with InferResultWriter(["cat"]) as results:
+        for n in range(count):
+            results.add(name(n), np.ones((1, 4)), np.full(1, 0.5), np.zeros(1, int))
+        results.add("last", [[1, 2, 3, 4]], [0.5], [0], rotate_angles=[0.0])    # so that no others wait
+        end()
+""", 5_000, 20_000, 150),
+    "masks": ("""
+def act(count, end):
+    mask = np.indices((30, 30)).sum(axis=0) % 2    # as many runs as pixels
+    with SegmentationResultWriter(["cat"]) as results:
+        results.add("a.png", (30, 30))
+        for n in range(count):
+            results.add_object("a.png", 0, mask)
+        end()
+""", 50, 150, 60),
+    "images of masks": ("""
+def act(count, end):
+    with SegmentationResultWriter(["cat"]) as results:
+        for n in range(count):
+            results.add(name(n), (60, 60))
+        end()
+""", 5_000, 20_000, 450),
+}
+
+
+@pytest.mark.parametrize("what", MEMORY)
+def test_memory_of_a_writer(memory_growth, what):
+    program, few, many, most = MEMORY[what]
+    assert memory_growth(IMPORTS + program, few, many) < most
+
+
 # ------------------------------------------------------------------------------------------------------------------------ mining
 
 def test_paths_of_any_make(platform):
@@ -262,6 +323,10 @@ def test_rows_that_no_file_can_hold(platform, row, words):
     assert not (platform.out / "result.tsv").exists()
 
 
+def as_rows(text):
+    return [(path, float(score)) for path, score in (line.split("\t") for line in text.splitlines())]
+
+
 @pytest.mark.parametrize("rows_in_memory", [1_000_000, 7])
 def test_a_ranking_in_parts_is_the_same_as_in_one(platform, rows_in_memory):
     rng = random.Random(0)
@@ -271,10 +336,10 @@ def test_a_ranking_in_parts_is_the_same_as_in_one(platform, rows_in_memory):
         for start in range(1, 100, 9):
             part = rows[start: start + 9]
             ranking.add_batch([path for path, _ in part], [score for _, score in part])
-    streamed = (platform.out / "result.tsv").read_bytes()
+    streamed = (platform.out / "result.tsv").read_text()
     assert ranking.count == 100
     rw.write_mining_result(rows)
-    assert (platform.out / "result.tsv").read_bytes() == streamed
+    assert as_rows((platform.out / "result.tsv").read_text()) == as_rows(streamed)
     platform_rules.accept_mining(platform.out, [path for path, _ in rows])
     assert sorted(os.listdir(platform.out)) == ["models", "result.tsv", "tensorboard"]
 
@@ -297,25 +362,18 @@ def test_a_bad_score_in_the_stream_costs_nothing(platform):
 
 
 @pytest.mark.parametrize("rows_in_memory", [1_000_000, 7_000])
-@pytest.mark.parametrize("has_numpy", [True, False])
-def test_large_rankings_with_and_without_numpy(platform, monkeypatch, rows_in_memory, has_numpy):
-    if not has_numpy:
-        monkeypatch.setitem(sys.modules, "numpy", None)
+def test_large_rankings(platform, rows_in_memory):
     rng = random.Random(1)
     rows = [(f"/{n}.jpg", rng.choice([0.5, 0.25, rng.random()])) for n in range(30_000)]
     expected = sorted(rows, key=lambda row: -row[1])
-
-    def written():    # orjson, where it is installed, has other exponents
-        lines = (platform.out / "result.tsv").read_text().splitlines()
-        return [(path, float(score)) for path, score in (line.split("\t") for line in lines)]
 
     with MiningResultWriter(rows_in_memory) as ranking:
         for path, score in rows[:15_000]:
             ranking.add(path, score)
         ranking.add_batch([path for path, _ in rows[15_000:]], [score for _, score in rows[15_000:]])
-    assert written() == expected
+    assert as_rows((platform.out / "result.tsv").read_text()) == expected
     rw.write_mining_result(iter(rows))
-    assert written() == expected
+    assert as_rows((platform.out / "result.tsv").read_text()) == expected
 
 
 def test_an_empty_ranking(platform):
@@ -369,7 +427,7 @@ class TensorWithGradient:
 
 def test_classes_and_masks_of_any_make(platform):
     square = mask("000000", "011000", "011000")
-    ring = [1.0, 1.0, 3.0, 1.0, 3.0, 3.0, 1.0, 3.0]
+    ring = RING
     with SegmentationResultWriter(NAMES) as results:
         results.add("a.png", np.array([6, 3]))
         for class_id, given in ((NAMES[1], [np.array(ring)]), (np.int64(1), (ring,)), (np.array([1]), square.tolist()),
@@ -405,18 +463,97 @@ def test_a_label_map_is_one_object_a_class(platform):
     (lambda r: r.add_label_map("b.png", np.array([[0, float("nan")]])), r"b\.png: .*whole numbers"),
     (lambda r: r.add_label_map("b.png", np.array([[0, 0.5]])), r"b\.png: .*whole numbers"),
     (lambda r: r.add_label_map("b.png", np.array([["0"]])), r"b\.png: .*whole numbers"),
-    (lambda r: r.add_object("a.png", "bird", mask("11", "11")), r"a\.png: class 'bird' is none of the 2 classes"),
-    (lambda r: r.add_object("a.png", None, mask("11", "11")), r"a\.png: class None is none"),
-    (lambda r: r.add_object("a.png", float("nan"), mask("11", "11")), r"a\.png: class nan is none"),
-    (lambda r: r.add_object("a.png", 0.5, mask("11", "11")), r"a\.png: class 0\.5 is none"),
-    (lambda r: r.add_object("a.png", [0, 1], mask("11", "11")), r"a\.png: class .* is none"),
+    (lambda r: r.add_object("a.png", "bird", mask("11", "11")), r"a\.png: object 1: class 'bird' is none of the 2 classes"),
+    (lambda r: r.add_object("a.png", None, mask("11", "11")), r"a\.png: object 1: class None is none"),
+    (lambda r: r.add_object("a.png", float("nan"), mask("11", "11")), r"a\.png: object 1: class nan is none"),
+    (lambda r: r.add_object("a.png", 0.5, mask("11", "11")), r"a\.png: object 1: class 0\.5 is none"),
+    (lambda r: r.add_object("a.png", [0, 1], mask("11", "11")), r"a\.png: object 1: class .* is none"),
     (lambda r: r.add("b.png", None), r"b\.png: image_size is None"),
     (lambda r: r.add("b.png", (640,)), r"b\.png: image_size is \(640,\)"),
     (lambda r: r.add("b.png", (640, 0)), r"b\.png: image_size is"),
     (lambda r: r.add("b.png", ("a", 3)), r"b\.png: image_size is"),
 ])
 def test_what_is_no_segmentation(platform, act, words):
+    rw.write_infer_result({"earlier.jpg": []})
     with pytest.raises(ResultError, match=words), SegmentationResultWriter(NAMES) as results:
         results.add("a.png", (2, 2))
         act(results)
+    assert list(detections(platform)) == ["earlier.jpg"]
+    assert sorted(os.listdir(platform.out)) == ["infer-result.json", "models", "tensorboard"]
+
+
+RING = [1.0, 1.0, 3.0, 1.0, 3.0, 3.0, 1.0, 3.0]
+POINTS = [(1.0, 1.0), (3.0, 1.0), (3.0, 3.0), (1.0, 3.0)]
+OTHER = [5.0, 2.0, 8.0, 2.0, 8.0, 4.0]
+
+
+@pytest.mark.parametrize("given", [
+    RING, tuple(RING), np.array(RING), np.array(RING, int), [RING], (RING,), np.array([RING]).reshape(1, 4, 2), [np.array(RING)],
+    [np.float32(value) for value in RING], POINTS, tuple(POINTS), list(map(list, POINTS)), list(map(np.array, POINTS)), np.array(POINTS),
+    np.array(POINTS, np.int32)[:, None], [np.array(POINTS, np.int32)[:, None]], np.array(POINTS, np.float16), [POINTS], (POINTS, POINTS),
+    [np.array(POINTS)] * 2, np.array([POINTS, POINTS]), [RING, POINTS], [np.array(POINTS), RING, tuple(POINTS)],
+    [list(map(np.array, POINTS))], TensorWithGradient(np.array(POINTS)), [TensorWithGradient(np.array(POINTS))],
+    TensorWithGradient(np.array(RING)),
+])
+def test_polygons_of_any_shape(platform, given):
+    with SegmentationResultWriter(NAMES) as results:
+        results.add("a.png", (10, 6))
+        assert results.add_object("a.png", 0, given)
+    made = json.loads((platform.out / "infer-result.json").read_text())["annotations"][0]
+    assert made["segmentation"] == _rle.from_polygons([RING], 6, 10)
+    assert (made["bbox"], made["area"]) == ([1, 1, 2, 2], 4)
+
+
+@pytest.mark.parametrize("given", [[RING, OTHER], [POINTS, OTHER], [np.array(POINTS), np.array(OTHER).reshape(-1, 2)],
+                                   [np.array(OTHER).reshape(-1, 1, 2), np.array(RING)]])
+def test_several_polygons_of_an_object(platform, given):
+    with SegmentationResultWriter(NAMES) as results:
+        results.add("a.png", (10, 6))
+        assert results.add_object("a.png", 0, given)
+    made = json.loads((platform.out / "infer-result.json").read_text())["annotations"][0]
+    assert made["segmentation"] == _rle.from_polygons([RING, OTHER], 6, 10)
+    assert made["bbox"] == [1, 1, 7, 3]
+    platform_rules.accept_segmentation(platform.out, ["a.png"], NAMES)
+
+
+def test_a_polygon_of_one_pixel_is_no_row_of_a_mask(platform):
+    with SegmentationResultWriter(NAMES) as results:
+        results.add("a.png", (10, 6))
+        assert results.add_object("a.png", 0, [[0, 0, 1, 0, 1, 1, 0, 1]])
+    assert json.loads((platform.out / "infer-result.json").read_text())["annotations"][0]["bbox"] == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize(("size", "given"), [
+    ((2, 4), [[0, 1], [1, 1], [0, 1], [0, 0]]), ((2, 4), np.array([[0, 9], [9, 9], [0, 9], [0, 0]])), ((6, 1), [[0, 5, 5, 0, 5, 0]]),
+    ((6, 2), [[0, 0, 0, 0, 0, 7], [7] * 6]), ((2, 4), [np.array([0, 1]), np.array([1, 1]), [0, 1], (False, False)]),
+])
+def test_what_has_the_shape_of_the_image_is_a_mask(platform, size, given):
+    with SegmentationResultWriter(NAMES) as results:
+        results.add("a.png", size)
+        assert results.add_object("a.png", 0, given)
+    made = json.loads((platform.out / "infer-result.json").read_text())["annotations"][0]
+    assert (_rle.decode(made["segmentation"]) == (np.array([list(row) for row in given]) != 0)).all()
+
+
+@pytest.mark.parametrize(("given", "words"), [
+    (RING[:4], r"polygons\[0\]: a polygon needs three points"), (POINTS[:2], r"polygons\[0\]: a polygon needs three points"),
+    ([RING, RING[:4]], r"polygons\[1\]: a polygon needs three points"), ([POINTS, POINTS[:2]], r"polygons\[1\]: a polygon needs three"),
+    ([RING, []], r"polygons\[1\]: a polygon needs three points"), (np.array(POINTS)[:2], r"polygons\[0\]: a polygon needs three points"),
+    (RING[:7], r"polygons\[0\]: a polygon needs three points"), (np.zeros((3, 3, 2))[:, :0], r"polygons\[0\]: a polygon needs three"),
+    ([*RING[:7], float("nan")], r"polygons\[0\]: a polygon's coordinates must be numbers within"),
+    (np.array([*POINTS, (1, np.nan)]), r"polygons\[0\]: a polygon's coordinates must be numbers"),
+    ([RING, [(1, 1), (2, 2), (float("inf"), 3)]], r"polygons\[1\]: a polygon's coordinates must be numbers"),
+    ([[(1, 1), (2, 2), (3,)]], r"polygons\[0\]: "), ([RING, ["a"] * 6], r"polygons\[1\]: "), ([1, 2, 3, 4, 5, None], r"polygons\[0\]: "),
+    ([POINTS, 5], r"polygons\[0\]: "), ([], r"a mask must be \(H, W\)"), (np.zeros((1, 6, 10)), r"a mask must be \(H, W\).*\(1, 6, 10\)"),
+    ([[0, 1, 1, 0, 1, 1]] * 3, r"the mask is \[3, 6\], the image \[6, 10\]"),
+    (np.zeros((9, 2), bool), r"the mask is \[9, 2\], the image \[6, 10\]"),
+])
+def test_what_is_no_polygon_is_named_with_its_place(platform, given, words):
+    with pytest.raises(ResultError, match=r"b\.png: object 3: .*" + words), SegmentationResultWriter(NAMES) as results:
+        for name in ("a.png", "b.png"):
+            results.add(name, (10, 6))
+            results.add_object(name, 0, RING)
+        results.add_object("b.png", 0, np.zeros((6, 10)))    # left out, and counted
+        results.add_object("a.png", 0, RING)
+        results.add_object("b.png", 0, given)
     assert not (platform.out / "infer-result.json").exists()

@@ -11,8 +11,8 @@ import yaml
 from easydict import EasyDict as edict
 from pydantic import BaseModel, Field
 
-from ymir_exc import dataset_reader, env, monitor, util
-from ymir_exc.errors import ArgumentError, ConfigError, ResultError, WeightsError
+from ymir_exc import _files, dataset_reader, env, monitor, util
+from ymir_exc.errors import ArgumentError, ConfigError, ResultError, StorageError, WeightsError
 
 
 def template(platform, name, content):
@@ -303,8 +303,15 @@ def test_saved_files(platform, caplog):
     assert names == ["a.pt", "k.pt", "out side.pth", "link.pt"]
     assert [(models / name).read_bytes() for name in names] == [b"a.pt", b"sub dir/k.pt", b"outside", b"a.pt"]
     assert not (models / "link.pt").is_symlink()
-    with pytest.raises(AssertionError, match="gone"):
+    with pytest.raises(AssertionError, match=r"gone\.pt does not exist"):
         util.format_saved_files(cfg, ["gone.pt"])
+    with pytest.raises(AssertionError, match="sub dir is a folder"):
+        util.format_saved_files(cfg, ["sub dir"])
+    platform.model("k.pt", b"of models_dir")
+    assert "two model files" not in caplog.text
+    assert util.format_saved_files(cfg, ["k.pt", "sub dir/k.pt"]) == ["k.pt", "k.pt"]
+    assert (models / "k.pt").read_bytes() == b"sub dir/k.pt"
+    assert "two model files are called k.pt" in caplog.text
 
 
 def test_training_result(platform, caplog):
@@ -345,6 +352,114 @@ def test_files_of_one_name_are_all_kept(platform):
     assert [(platform.out / "models/s" / name).read_bytes() for name in names] == [str(path).encode() for path in paths]
 
 
+def test_a_file_that_is_given_twice_is_listed_once(platform):
+    platform.model("b.pt")
+    absolute = str(platform.out / "models/b.pt")
+    util.write_ymir_training_result(util.get_merged_config(), ["b.pt", absolute, "b.pt"], "s", map50=0.5)
+    assert platform.result()["model_stages"]["s"]["files"] == ["b.pt"]
+    assert (platform.out / "models/s/b.pt").exists()
+    assert not (platform.out / "models/s/models").exists()
+
+
+def test_a_folder_with_the_hyphen_is_of_the_stage(platform, caplog):
+    cfg = util.get_merged_config()
+    platform.model("epoch-3/w.pt", b"of epoch 3")
+    platform.model("epoch-3/sub/v.pt", b"below")
+    util.write_ymir_training_result(cfg, ["epoch-3/w.pt", "epoch-3/sub/v.pt"], "epoch-3", map50=0.5)
+    models = platform.out / "models"
+    assert platform.result()["model_stages"]["epoch_3"]["files"] == ["w.pt", "v.pt"]
+    assert (models / "epoch_3/w.pt").samefile(models / "epoch-3/w.pt")
+    assert (models / "epoch_3/v.pt").samefile(models / "epoch-3/sub/v.pt")
+    assert [record.getMessage() for record in caplog.records] == [
+        "model stage 'epoch-3' is named 'epoch_3': the platform takes identifiers only"]
+    util.write_ymir_training_result(cfg, ["epoch-3/w.pt"], "epoch-3", map50=0.6)
+    assert (models / "epoch_3/w.pt").stat().st_nlink == 2
+    assert not list(models.rglob(".*"))
+
+
+def test_the_file_that_is_named_is_the_one_that_is_taken(platform):
+    cfg = util.get_merged_config()
+    platform.model("epoch-3/w.pt", b"named")
+    platform.model("epoch_3/w.pt", b"other")
+    util.write_ymir_training_result(cfg, ["epoch-3/w.pt"], "epoch-3", map50=0.5)
+    assert (platform.out / "models/epoch_3/w.pt").read_bytes() == b"named"
+    outside = platform.root / "w.pt"
+    outside.write_bytes(b"outside")
+    (platform.out / "models/s").mkdir()
+    (platform.out / "models/s/w.pt").symlink_to(outside)
+    util.write_ymir_training_result(cfg, [str(outside)], "s", map50=0.5)
+    assert not (platform.out / "models/s/w.pt").is_symlink()
+    assert (platform.out / "models/s/w.pt").read_bytes() == b"outside"
+
+
+def test_a_file_that_is_already_there_is_not_copied_onto_itself(platform):
+    outside = platform.root / "w.pt"
+    outside.write_bytes(b"outside")
+    (platform.out / "models/s").mkdir()
+    os.link(outside, platform.out / "models/s/w.pt")
+    util.write_ymir_training_result(util.get_merged_config(), [str(outside)], "s", map50=0.5)
+    assert (platform.out / "models/s/w.pt").samefile(outside)
+
+
+def test_a_file_that_vanishes_before_it_is_brought_costs_the_call(platform, monkeypatch):
+    outside = platform.root / "w.pt"
+    outside.write_bytes(b"outside")
+    lock = _files.lock
+
+    def late(folder):
+        outside.unlink()    # while another writer was waited for
+        return lock(folder)
+
+    monkeypatch.setattr(_files, "lock", late)
+    with pytest.raises(FileNotFoundError, match=r"w\.pt"):
+        util.write_ymir_training_result(util.get_merged_config(), [str(outside)], "s", map50=0.5)
+    assert os.listdir(platform.out / "models") == []
+
+
+def test_a_stage_of_a_folder_that_is_gone_has_no_files(platform):
+    (platform.out / "models").rmdir()
+    assert util.filter_saved_files(util.get_merged_config(), []) == []
+    with pytest.raises(ResultError, match="no model file is left"):
+        util.write_ymir_training_result(util.get_merged_config(), files=[], id="s", map50=0.5)
+
+
+@pytest.mark.parametrize("files", ["b.pt", b"b.pt", {"b.pt": 1}, 7, [7]])
+def test_what_is_no_list_of_files(platform, files):
+    platform.model("b.pt")
+    with pytest.raises(ResultError, match=r"files: .*file name"):
+        util.write_ymir_training_result(util.get_merged_config(), files=files, id="s", map50=0.5)
+
+
+def test_a_stage_needs_a_name(platform):
+    platform.model("b.pt")
+    with pytest.raises(ResultError, match="cannot name a model stage"):
+        util.write_ymir_training_result(util.get_merged_config(), ["b.pt"], None, map50=0.5)
+
+
+def test_a_file_of_a_new_stage_that_cannot_be_brought_leaves_nothing(platform, monkeypatch):
+    """Of two files the first was copied already."""
+    outside = platform.root / "elsewhere"
+    outside.mkdir()
+    for name in "ab":
+        (outside / f"{name}.pt").write_bytes(b"w")
+    platform.model("c.pt")
+    util.write_ymir_training_result(util.get_merged_config(), ["c.pt"], "earlier", map50=0.5)
+    before = (platform.out / "models/result.yaml").read_bytes()
+    open_atomic = _files.open_atomic
+
+    def fail(path, **kwargs):
+        if str(path).endswith("b.pt"):
+            raise _files.storage_error(path, OSError(28, ""))
+        return open_atomic(path, **kwargs)
+
+    monkeypatch.setattr(_files, "open_atomic", fail)
+    with pytest.raises(StorageError, match=r"s/b\.pt: No space left"):
+        util.write_ymir_training_result(util.get_merged_config(), [str(outside / "a.pt"), str(outside / "b.pt")], "s", map50=0.5)
+    assert (platform.out / "models/result.yaml").read_bytes() == before
+    assert sorted(str(path.relative_to(platform.out)) for path in platform.out.rglob("*") if path.is_file()) == [
+        "models/c.pt", "models/earlier/c.pt", "models/result.yaml"]
+
+
 def test_nothing_is_copied_through_a_stage_that_leads_out(platform):
     other, outside = platform.root / "other", platform.root / "elsewhere"
     for folder in (other, outside):
@@ -365,7 +480,19 @@ def test_a_refused_metric_costs_no_weights(platform):
     outside.write_bytes(b"second")
     with pytest.raises(ResultError, match="mAP"):
         util.write_ymir_training_result(cfg, [str(outside)], "s", map50=77)
+    with pytest.raises(ResultError, match="not Unicode"):
+        util.write_ymir_training_result(cfg, [str(outside)], "s", evaluation_result={"mAP": 0.5, "note": "\udcff"})
     assert (platform.out / "models/s/w.pt").read_bytes() == b"first"
+
+
+def test_a_refused_metric_costs_no_weights_on_old_platforms(platform):
+    platform.env["protocol_version"] = ""
+    platform.write()
+    platform.model("best.pt", b"first")
+    platform.model("sub/best.pt", b"second")
+    with pytest.raises(ResultError, match="mAP"):
+        util.write_ymir_training_result(util.get_merged_config(), ["sub/best.pt"], "s", map50=77)
+    assert (platform.out / "models/best.pt").read_bytes() == b"first"
 
 
 def test_other_ranks_write_no_result(platform, monkeypatch):
@@ -427,6 +554,14 @@ def test_class_names(platform):
 
 def test_free_port():
     assert 1024 <= util.find_free_port() <= 65535
+
+
+def test_what_writes_results_is_loaded_with_its_first_use():
+    program = ("import sys; from ymir_exc import util; early = set(sys.modules); util.write_ymir_training_result; "
+               "print([name for name in sys.modules if 'result_writer.' in name and name in early], 'ymir_exc.result_writer.training' in "
+               "sys.modules, 'write_ymir_training_result' in dir(util), 'filter_saved_files' in dir(util))")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert done.stdout == b"[] True True True\n"
 
 
 def test_names_that_older_code_reaches_through_util():

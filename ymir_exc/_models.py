@@ -34,7 +34,10 @@ def _to_text(value: Any) -> Any:
     """Numbers become text: unquoted versions and ids in YAML are numbers."""
     if isinstance(value, (int, float)):
         return str(value)
-    return value.decode("utf-8") if isinstance(value, bytes) else value
+    if isinstance(value, bytes):
+        return value.decode("utf-8")
+    from decimal import Decimal
+    return str(value) if isinstance(value, Decimal) else value
 
 
 def _to_pixel(value: Any) -> Any:
@@ -135,6 +138,9 @@ class Model:
         if name not in self._types:
             raise ValueError(f'"{type(self).__name__}" object has no field "{name}"')
         self.__dict__[name] = value
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        self.__dict__.update(state.get("__dict__", state))    # pickles of older images, whose models are pydantic's, have it
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self)})"

@@ -116,7 +116,12 @@ def from_polygons(polygons: Sequence[Sequence[float]], height: int, width: int) 
         ValueError: A polygon has fewer than three points, or a coordinate that is no number within a million pixels.
     """
     _check_size(height, width)
-    drawn = [_draw(polygon, height, width) for polygon in polygons]
+    drawn = []
+    for number, polygon in enumerate(polygons):
+        try:
+            drawn.append(_draw(polygon, height, width))
+        except (ValueError, TypeError) as e:
+            raise ValueError(f"polygons[{number}]: {e}") from None
     if len(drawn) == 1:
         return drawn[0]
     import numpy as np
@@ -191,7 +196,7 @@ def _draw(polygon: Sequence[float], height: int, width: int) -> Dict[str, Any]:
     import numpy as np
     points = np.asarray(polygon, float)
     if points.ndim != 1 or points.size < 6 or points.size % 2:
-        raise ValueError(f"a polygon needs three points or more, as x, y, x, y, ...; has {points.size} numbers")
+        raise ValueError(f"a polygon needs three points or more, as x, y, x, y, ...; the shape is {points.shape}")
     if not np.all(np.abs(np.nan_to_num(points, nan=np.inf)) <= _MAX_COORDINATE):    # old numpy warns of comparing NaN
         raise ValueError("a polygon's coordinates must be numbers within a million pixels")
     x, y = _outline((_UPSAMPLING * points.reshape(-1, 2) + 0.5).astype(np.int64))

@@ -1,14 +1,26 @@
 """Reading YAML that a platform, a web form or a person wrote: safe, bounded, and every fault named with its file and line."""
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import Any, Dict, Iterable, Mapping, Optional, Set
+from functools import lru_cache, partial
+from typing import Any, Dict, Iterable, Mapping, Optional, Set, cast
 
 from ymir_exc.errors import ConfigError
 
-MAX_BYTES = 16 << 20
-MAX_NODES = 1_000_000
+MAX_VALUES = 100_000
+"""Several times the class names of the largest public datasets, which have 21,841. A value takes some five microseconds."""
+
 MAX_DEPTH = 100
+_BYTES_PER_VALUE = 40
+_MAX_NUMBER = 1000
+"""Characters: a longer one takes time with the square of its length when it reads 1:1:1:..., which YAML 1.1 counts in sixties."""
+
+
+class _TooMany(Exception):
+    """More values than are read."""
+
+    def __init__(self, problem: str, mark: Any = None) -> None:
+        super().__init__(problem)
+        self.mark = mark
 
 
 def nearest(name: str, known: Iterable[str]) -> Optional[str]:
@@ -48,31 +60,43 @@ def load_mapping(path: str, what: str = "this file") -> Dict[str, Any]:
     return value
 
 
-def load(path: str, what: str = "this file") -> Any:
-    """Read any YAML file; see `load_mapping`."""
-    text = _read_text(path, what)
+def load(path: str, what: str = "this file", most: int = 0) -> Any:
+    """Read any YAML file; see `load_mapping`.
+
+    Args:
+        path: As there.
+        what: As there.
+        most: How many values are read; MAX_VALUES when 0. The file may have some tens of bytes for each.
+    """
+    most = most or MAX_VALUES
+    text = _read_text(path, what, most * _BYTES_PER_VALUE)
     import yaml
     try:
-        value = yaml.load(text, Loader=_loader())    # a SafeLoader, made below
+        value = yaml.load(text, Loader=cast(Any, partial(_loader(), most=most)))    # a SafeLoader, made below
+        _check_size(value, most)
+    except _TooMany as e:
+        raise ConfigError(f"{path}{_line(e.mark)}: {e}", hint=f"at most {most} are read; move long lists to a file of their own") from None
     except yaml.MarkedYAMLError as e:
-        line = f", line {e.problem_mark.line + 1}" if e.problem_mark else ""
-        raise ConfigError(f"{path}{line}: not valid YAML: {e.problem or e.context}") from None
-    except (yaml.YAMLError, ValueError, RecursionError, KeyError, IndexError, AttributeError, TypeError) as e:    # odd tags raise the last
+        raise ConfigError(f"{path}{_line(e.problem_mark)}: not valid YAML: {e.problem or e.context}") from None
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError, LookupError, AttributeError, TypeError) as e:    # of odd tags
         raise ConfigError(f"{path}: not valid YAML: {e}") from None
-    _check_size(value, path)
     return value
 
 
-def _read_text(path: str, what: str) -> str:
+def _line(mark: Any) -> str:
+    return f", line {mark.line + 1}" if mark else ""
+
+
+def _read_text(path: str, what: str, most: int) -> str:
     try:
         with open(path, "rb") as f:
-            data = f.read(MAX_BYTES + 1)
+            data = f.read(most + 1)
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist", hint=f"the platform puts {what} there before it starts the container") from None
     except OSError as e:
         raise ConfigError(f"cannot read {path}: {e.strerror}") from None
-    if len(data) > MAX_BYTES:
-        raise ConfigError(f"{path} is larger than {MAX_BYTES >> 20} MiB")
+    if len(data) > most:
+        raise ConfigError(f"{path} is larger than {most} bytes", hint="no configuration is that large")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as e:
@@ -91,8 +115,9 @@ def _loader() -> Any:
         merged = 0
         depth = 0
 
-        def __init__(self, stream: Any) -> None:
+        def __init__(self, stream: Any, most: int) -> None:
             super().__init__(stream)
+            self.most = most
             self.checked: Set[int] = set()
 
         def descend_resolver(self, current_node: Any, current_index: Any) -> None:
@@ -100,8 +125,8 @@ def _loader() -> Any:
             self.depth += 1
             self.nodes += 1
             mark = getattr(current_node, "start_mark", None)
-            if self.nodes > MAX_NODES:
-                raise yaml.composer.ComposerError(None, None, f"it holds more than {MAX_NODES} values", mark)
+            if self.nodes > self.most:
+                raise _TooMany("it holds too many values", mark)
             if self.depth > MAX_DEPTH:
                 raise yaml.composer.ComposerError(None, None, f"nested deeper than {MAX_DEPTH} levels", mark)
             super().descend_resolver(current_node, current_index)
@@ -115,9 +140,9 @@ def _loader() -> Any:
                 self.checked.add(id(node))
                 self._refuse_doubles(node)
             super().flatten_mapping(node)
-            self.merged += len(node.value)
-            if self.merged > MAX_NODES:
-                raise yaml.constructor.ConstructorError(None, None, "its merge keys expand to too many values", node.start_mark)
+            self.merged += 1 + len(node.value)
+            if self.merged > self.most:
+                raise _TooMany("its merge keys expand to too many values", node.start_mark)
 
         def _refuse_doubles(self, node: Any) -> None:
             seen = set()
@@ -128,20 +153,27 @@ def _loader() -> Any:
                     raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} is there twice", key.start_mark)
                 seen.add((key.tag, key.value))
 
+    def number(loader: Any, node: Any) -> Any:
+        if len(node.value) > _MAX_NUMBER:
+            raise yaml.constructor.ConstructorError(None, None, f"a number of {len(node.value)} characters", node.start_mark)
+        return base.yaml_constructors[node.tag](loader, node)
+
+    for kind in ("int", "float"):
+        Loader.add_constructor(f"tag:yaml.org,2002:{kind}", number)
     return Loader
 
 
-def _check_size(value: Any, path: str) -> None:
+def _check_size(value: Any, most: int) -> None:
     """Count values as if every alias were written out, and stop early: a few lines of nested anchors can stand for billions."""
     pending, count = [value], 0
     while pending:
         item = pending.pop()
         count += 1
-        if count > MAX_NODES:
-            raise ConfigError(f"{path}: its anchors and aliases expand to more than {MAX_NODES} values")
+        if count > most:
+            raise _TooMany("its anchors and aliases expand to too many values")
         if isinstance(item, dict):
             pending.extend(item.values())
         elif isinstance(item, (list, tuple, set)):
             pending.extend(item)
         elif isinstance(item, str) and "\0" in item:
-            raise ConfigError(f"{path}: {item!r:.80} holds a NUL character", hint="no path and no name can")
+            raise ValueError(f"{item!r:.80} holds a NUL character, as no path and no name can")

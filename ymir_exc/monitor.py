@@ -55,6 +55,9 @@ class YmirTask(IntEnum):
     INFER = 3
 
 
+BOTH = "mining+infer"
+"""The task of a program that mines and infers in one pass over the images."""
+
 _TASK_NAMES: Dict[int, str] = {task: task.name.lower() for task in YmirTask}
 
 
@@ -338,7 +341,7 @@ def task_percent(cfg: env.EnvConfig, task: Union[YmirTask, str], percent: float,
 
     Args:
         cfg: The task's description; its `run_*` flags count.
-        task: 'training', 'mining', 'infer', or a `YmirTask`.
+        task: 'training', 'mining', 'infer', or a `YmirTask`; 'mining+infer' where one pass over the images does both.
         percent: Fraction of this task, 0..1.
         order: 'tmi' (mining first) or 'tim' (inference first).
 
@@ -346,13 +349,13 @@ def task_percent(cfg: env.EnvConfig, task: Union[YmirTask, str], percent: float,
         ArgumentError: An unknown task or order, or a percent outside 0..1.
     """
     name = task.lower() if isinstance(task, str) else _TASK_NAMES.get(task)
-    if name not in _TASK_NAMES.values():
-        raise ArgumentError(f"unknown task {task!r}: must be training, mining or infer")
+    if name not in (*_TASK_NAMES.values(), BOTH):
+        raise ArgumentError(f"unknown task {task!r}: must be training, mining, infer or {BOTH}")
     if not 0 <= percent <= 1:
         raise ArgumentError(f"percent must be in [0, 1], not {percent!r}")
     if order not in ("tmi", "tim"):
         raise ArgumentError(f"unknown order {order!r}: must be tmi (mining first) or tim (inference first)")
-    if not (cfg.run_mining and cfg.run_infer):
+    if not (cfg.run_mining and cfg.run_infer) or name == BOTH:
         return percent
     first = "mining" if order == "tmi" else "infer"
     return 0.5 * percent if name == first else 0.5 + 0.5 * percent

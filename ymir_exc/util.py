@@ -5,13 +5,11 @@ import functools
 import importlib
 import math
 import os
-import re
 import warnings
 from enum import IntEnum
 from typing import (
     TYPE_CHECKING,
     Any,
-    Callable,
     Dict,
     Iterator,
     List,
@@ -24,20 +22,17 @@ from typing import (
     Type,
     TypeVar,
     Union,
-    cast,
 )
 
 from easydict import EasyDict as edict
 
-from ymir_exc import _files, env
-from ymir_exc import result_writer as rw
+from ymir_exc import env, result_writer
 from ymir_exc._yaml import misspelt, nearest, value_of
 from ymir_exc.errors import (
     ArgumentError,
     ConfigError,
     MissingKeyError,
     NoWeightsGivenError,
-    ResultError,
     UnknownStageError,
     WeightsError,
     deprecated,
@@ -50,9 +45,11 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from ymir_exc.dataset_convert import convert_ymir_to_coco as convert_ymir_to_coco
+    from ymir_exc.result_writer.training import filter_saved_files as filter_saved_files
+    from ymir_exc.result_writer.training import format_saved_files as format_saved_files
+    from ymir_exc.result_writer.training import write_ymir_training_result as write_ymir_training_result
 
-osp = os.path    # older code reaches it through this module
-_F = TypeVar("_F", bound=Callable[..., Any])
+osp, rw = os.path, result_writer    # older code reaches them through this module
 _P = TypeVar("_P", bound="BaseModel")
 
 OBJECT_TYPE_FOLDERS = {2: "det", 3: "semantic-seg", 4: "instance-seg", 50: "multi-modal"}
@@ -64,13 +61,23 @@ RESERVED_KEYS = frozenset({
 })
 
 
+_RESULTS = ("filter_saved_files", "format_saved_files", "write_ymir_training_result")
+
+
 def __getattr__(name: str) -> Any:
+    if name in _RESULTS:    # loaded with the first use: a mining writes no stages
+        value = globals()[name] = getattr(importlib.import_module("ymir_exc.result_writer.training"), name)
+        return value
     if name == "convert_ymir_to_coco":    # its home until 1.3
         from ymir_exc.dataset_convert import convert_ymir_to_coco
         return convert_ymir_to_coco
     if name in ("glob", "json", "yaml"):    # older code reaches them through this module
         return importlib.import_module(name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> List[str]:
+    return sorted({*globals(), *_RESULTS})
 
 
 def _warn(text: str, *values: Any) -> None:
@@ -503,142 +510,3 @@ def get_ymir_process(stage: Union[YmirStage, str], p: float, task_idx: int = 0, 
     if not 0 <= p <= 1:
         raise ArgumentError(f"p must be in [0, 1], not {p!r}")
     return (task_idx + YmirStageWeight(weights).get_stage_process(stage, p)) / task_num
-
-
-# ----------------------------------------------------------------------------------------------------------------------- results
-
-def filter_saved_files(cfg: edict, files: Sequence[str]) -> List[str]:
-    """Choose the files of a stage by the hyper-parameter `ymir_saved_file_patterns`.
-
-    Args:
-        cfg: What `get_merged_config()` returned.
-        files: Paths, absolute or relative to models_dir; empty for all files in models_dir.
-
-    Returns:
-        Paths relative to models_dir of those that match one of the comma-separated regular expressions; all without patterns.
-    """
-    models_dir = cfg.ymir.output.models_dir
-    result = os.path.basename(cfg.ymir.output.training_result_file)
-    paths = [os.fspath(f) for f in files] or sorted(
-        entry.path for entry in os.scandir(models_dir)
-        if entry.is_file() and entry.name != result and not entry.name.startswith((f"{result}.unreadable", ".")))
-    names = [os.path.relpath(p, models_dir) if os.path.isabs(p) else p for p in paths]
-    patterns = _patterns(value_of(cfg.param, "ymir_saved_file_patterns"))
-    return [name for name in names if any(p.search(name) for p in patterns)] if patterns else names
-
-
-def _patterns(value: Any) -> List[re.Pattern[str]]:
-    made = []
-    for text in value if isinstance(value, (list, tuple)) else str(value or "").split(","):
-        if str(text).strip():
-            try:
-                made.append(re.compile(str(text).strip()))
-            except re.error as e:
-                _warn("ymir_saved_file_patterns: %r is no regular expression (%s); it is ignored", text, e)
-    return made
-
-
-def format_saved_files(cfg: edict, files: Sequence[str]) -> List[str]:
-    """Copy files that lie elsewhere, or in a folder of models_dir, straight into models_dir.
-
-    Args:
-        cfg: What `get_merged_config()` returned.
-        files: Paths, absolute or relative to models_dir.
-
-    Returns:
-        Their names in models_dir.
-
-    Raises:
-        ArgumentError: A file does not exist; also an AssertionError.
-    """
-    models_dir = cfg.ymir.output.models_dir
-    names = []
-    for given in files:
-        path = os.path.join(models_dir, given)
-        if not os.path.isfile(path):
-            raise ArgumentError(f"the model file {path} does not exist")
-        target = os.path.join(models_dir, os.path.basename(path))
-        if os.path.islink(target) or not (os.path.exists(target) and os.path.samefile(path, target)):
-            _files.copy_file(path, target, shared=True)
-        names.append(os.path.basename(path))
-    return names
-
-
-def _bring_to_stage(cfg: edict, stage: str, files: Sequence[str]) -> List[str]:
-    """Copy files from elsewhere into the stage's folder, under their bare names; those of models_dir stay where they are."""
-    from ymir_exc.result_writer.stages import check_inside
-    models_dir, name_of_stage = cfg.ymir.output.models_dir, rw.checked_name(stage)
-    folder = os.path.join(models_dir, name_of_stage)
-    names: List[str] = []
-    copies: Dict[str, str] = {}
-    for given in files:
-        path = os.path.join(models_dir, given)
-        if not os.path.isfile(path):
-            raise ArgumentError(f"the model file {path} does not exist")
-        name, parents = os.path.basename(path), os.path.dirname(os.path.abspath(path))
-        is_double = name in names
-        while name in names:    # folders hold files of this name: keep them apart
-            name, parents = os.path.join(os.path.basename(parents) or "_", name), os.path.dirname(parents)
-        if is_double or os.path.realpath(os.path.dirname(path)) not in (os.path.realpath(models_dir), os.path.realpath(folder)):
-            copies[os.path.join(folder, name)] = path
-        names.append(name)
-    for target in copies:
-        check_inside(name_of_stage, target, models_dir)
-    for target, path in copies.items():
-        _files.copy_file(path, target, shared=True)
-    return names
-
-
-def _accept_old_order(function: _F) -> _F:
-    """Take the older orders as well: `(cfg, map50, files, id, attachments)` and `(cfg, files, id, map50, attachments)`."""
-    @functools.wraps(function)
-    def wrapper(cfg: edict, *args: Any, **kwargs: Any) -> Any:
-        if args and _is_number(args[0]):
-            names = ("map50", "files", "id", "attachments")
-            kwargs.update(zip(names, args))
-            args = ()
-        elif len(args) == 4 and isinstance(args[3], Mapping) and all(isinstance(names, (list, tuple)) for names in args[3].values()):
-            kwargs["attachments"] = args[3]
-            args = args[:3]
-        return function(cfg, *args, **kwargs)
-
-    return cast(_F, wrapper)
-
-
-def _is_number(value: Any) -> bool:
-    return not isinstance(value, (str, bytes, list, tuple, dict, set)) and hasattr(value, "__float__")
-
-
-@_accept_old_order
-def write_ymir_training_result(cfg: edict, files: Sequence[str], id: str,
-                               map50: Optional[float] = None, evaluation_result: Optional[Mapping[str, Any]] = None,
-                               evaluate_config: Optional[Mapping[str, float]] = None,
-                               attachments: Optional[Mapping[str, Sequence[str]]] = None) -> None:
-    """Write a stage of the model, with the files chosen and brought to where the platform finds them.
-
-    Args:
-        cfg: What `get_merged_config()` returned.
-        files: Model files, absolute or relative to models_dir; empty for all of models_dir.
-        id: The stage's name; a number gets the prefix `stage_`.
-        map50: The older way to give one metric.
-        evaluation_result: Metrics, with one of mAP, mIoU, maskAP.
-        evaluate_config: How it was evaluated.
-        attachments: Section to file names.
-
-    Raises:
-        ArgumentError: A file does not exist; also an AssertionError.
-        ResultError: No file matches, or as `result_writer.write_model_stage`.
-    """
-    if not env.is_main_rank():
-        return
-    name = str(id)
-    if name.isdigit():
-        name = f"stage_{name}"
-        _warn("the stage %s is named %s: the platform takes identifiers only", id, name)
-    metrics = dict(evaluation_result) if evaluation_result else {"mAP": map50} if map50 is not None else None
-    rw.checked_metrics(rw.checked_name(name), metrics)    # before a weight file is touched
-    chosen = filter_saved_files(cfg, files)
-    chosen = _bring_to_stage(cfg, name, chosen) if rw.multiple_model_stages_supportable() else format_saved_files(cfg, chosen)
-    if not chosen:
-        raise ResultError(f"stage {name}: no model file is left", hint="ymir_saved_file_patterns matches none of the files")
-    rw.write_model_stage(name, chosen, metrics, attachments=attachments, evaluate_config=evaluate_config)

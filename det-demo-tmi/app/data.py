@@ -2,11 +2,11 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import Callable, NamedTuple, Sequence
+from typing import Callable, NamedTuple, Optional, Sequence
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
@@ -72,35 +72,42 @@ def read_truths(split: DatasetType) -> list[Truth]:
 
 def load_square(path: str, size: int) -> tuple[Tensor, Letterbox]:
     """One image, upright, in RGB, in a square: `(3, size, size)` uint8; raises ImageError when it cannot be decoded."""
-    try:
-        with Image.open(path) as opened:
-            image = ImageOps.exif_transpose(opened).convert("RGB")
-    except (OSError, SyntaxError, ValueError) as e:
-        raise errors.ImageError(f"{path} cannot be read as an image: {e}", hint="repair it or take it out of the dataset") from e
-    place = fit(image.width, image.height, size)
-    inner = (max(1, round(image.width * place.scale)), max(1, round(image.height * place.scale)))
+    image, (width, height) = dataset_reader.load_image(path, size)
+    place = fit(width, height, size)
+    inner = (max(1, round(width * place.scale)), max(1, round(height * place.scale)))
     square = Image.new("RGB", (size, size), GREY)
     square.paste(image if image.size == inner else image.resize(inner, Image.Resampling.BILINEAR), (place.left, place.top))
     return torch.from_numpy(np.array(square)).permute(2, 0, 1), place
 
 
-class DetectionDataset(Dataset[Batch]):
-    """Images in squares with their boxes, each a batch of one; decoded once and kept in memory as far as the budget goes."""
+class DetectionDataset(Dataset[Optional[Batch]]):
+    """Images in squares with their boxes, each a batch of one; decoded once and kept in memory as far as the budget goes.
 
-    def __init__(self, truths: Sequence[Truth], size: int, cache_mb: int) -> None:
-        self.truths, self.size = truths, size
-        self._cached: list[Batch] = []
+    An image that cannot be read is None; `broken` counts them, and raises ImageError when there are too many.
+    """
+
+    def __init__(self, truths: Sequence[Truth], size: int, cache_mb: int, broken: dataset_reader.BrokenImages) -> None:
+        self.truths, self.size, self.broken = truths, size, broken
+        self._cached: list[Batch | None] = []
         self._room = min(len(truths), cache_mb * 2**20 // (3 * size * size))
 
     def __len__(self) -> int:
         return len(self.truths)
 
-    def __getitem__(self, index: int) -> Batch:
+    def __getitem__(self, index: int) -> Batch | None:
         if index < len(self._cached):
             return self._cached[index]
         truth = self.truths[index]
-        image, place = load_square(truth.path, self.size)
+        try:
+            image, place = load_square(truth.path, self.size)
+        except errors.ImageError as e:
+            self.broken.add(truth.path, e)
+            return None
         return Batch(image[None], place.to_square(truth.boxes)[None], truth.labels[None])
+
+    def count_objects(self, num_classes: int) -> list[int]:
+        """How many there are of each class."""
+        return [sum(int((truth.labels == label).sum()) for truth in self.truths) for label in range(num_classes)]
 
     def fill_cache(self, on_image: Callable[[float], None]) -> None:
         """Decode in advance; `on_image` is told the fraction that is done."""
@@ -110,8 +117,11 @@ class DetectionDataset(Dataset[Batch]):
                 on_image(len(self._cached) / self._room)
 
 
-def collate(samples: Sequence[Batch]) -> Batch:
-    """Batches of one become one batch; shorter lists of boxes are filled up with label -1."""
-    images, boxes, labels = zip(*samples)
+def collate(samples: Sequence[Batch | None]) -> Batch | None:
+    """Batches of one become one batch; shorter lists of boxes are filled up with label -1. None when no image can be read."""
+    readable = [sample for sample in samples if sample is not None]
+    if not readable:
+        return None
+    images, boxes, labels = zip(*readable)
     return Batch(torch.cat(images), pad_sequence([b[0] for b in boxes], batch_first=True),
                  pad_sequence([label[0] for label in labels], batch_first=True, padding_value=-1))

@@ -16,6 +16,7 @@ class TrainingHyper(BaseModel):
     learning_rate: float = Field(0.03, gt=0, allow_inf_nan=False)
     evaluations: int = Field(3, ge=1)
     cache_mb: int = Field(1024, ge=0)
+    max_broken_ratio: float = Field(0.1, ge=0, le=1)
     seed: int = 0
 
 
@@ -26,17 +27,11 @@ class PredictHyper(BaseModel):
     conf_threshold: float = Field(0.05, ge=0, le=1)
     iou_threshold: float = Field(0.6, ge=0, le=1)
     max_detections: int = Field(100, ge=1)
+    max_broken_ratio: float = Field(0.1, ge=0, le=1)
 
 
 class MiningHyper(PredictHyper):
     """What a user may change about mining besides."""
 
-    mining_algorithm: Literal["entropy", "margin", "least_confidence", "random"] = "entropy"
-
-
-class SmokeHyper(BaseModel):
-    """What chooses the mode that pretends, and what it pretends."""
-
-    expected_map: float = Field(-1, le=1)    # below 0: really train
-    idle_seconds: float = Field(0, ge=0, allow_inf_nan=False)
-    seed: int = 0
+    mining_algorithm: Literal["entropy", "margin", "least_confidence", "class_balanced", "cald", "aldd", "core_set", "hybrid",
+                              "random"] = "entropy"

@@ -29,7 +29,7 @@ def detection_loss(model: Detector, predicted: Predictions, points: Tensor, batc
     The target of a class is the IoU that the refined box reaches, so that scores come to rank boxes by how well they fit. The middles of
     the cells lie at points `(A, 2)`.
     """
-    logits, boxes, detail = predicted
+    logits, boxes, detail, _ = predicted
     owner = assign(logits.detach(), boxes.detach(), points, batch)
     mine, cells = (owner >= 0).float().topk(max(1, int((owner >= 0).sum(1).max())), 1)    # of every image as many: some are nobody's
     refined = model.refine(detail, boxes.gather(1, cells[..., None].expand(-1, -1, 4)))[mine > 0]

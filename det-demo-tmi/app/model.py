@@ -22,6 +22,7 @@ class Predictions(NamedTuple):
     logits: Tensor    # (B, A, num_classes)
     boxes: Tensor    # (B, A, 4) in pixels of the input
     detail: Tensor    # (B, DETAIL, H/8, W/8), for `refine`
+    embedding: Tensor    # (B, 48), what the image looks like on the whole
 
 
 class ConvBlock(nn.Sequential):
@@ -74,7 +75,7 @@ class Detector(nn.Module):
         of_class, of_box = (tower(merged).permute(0, 2, 3, 1) for tower in (self.class_tower, self.box_tower))
         distances = self.box_last(of_box).flatten(1, 2).float().clamp(max=6).exp() * STRIDE
         return Predictions(self.class_last(of_class).flatten(1, 2).float(), decode(distances, centres(images)),
-                           self.look(of_box).permute(0, 3, 1, 2).float())
+                           self.look(of_box).permute(0, 3, 1, 2).float(), merged.mean((2, 3)).float())
 
     def refine(self, detail: Tensor, boxes: Tensor) -> Tensor:
         """Move the edges of `(B, K, 4)` boxes to where a second look sees them; the gradient does not reach the given boxes."""

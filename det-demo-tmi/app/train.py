@@ -16,14 +16,15 @@ import device
 import hyper
 from augment import augment
 from board import Board
-from data import Batch, DetectionDataset, collate, read_truths
-from evaluate import evaluate
+from data import Batch, DetectionDataset, Truth, collate, read_truths
 from loss import Losses, detection_loss
 from model import Detector, centres
 from optim import HOLD, Course, make_optimisers
 from predict import Detections, predict
 from ymir_exc import errors, monitor, result_writer, util
+from ymir_exc.dataset_reader import BrokenImages
 from ymir_exc.env import DatasetType
+from ymir_exc.evaluation import mean_average_precision
 from ymir_exc.util import YmirStage
 
 LOG_SECONDS = 5.0
@@ -57,7 +58,9 @@ class Trainer:
         random.seed(self.wanted.seed)
         torch.manual_seed(self.wanted.seed)
         self.val = read_truths(DatasetType.VALIDATION)
-        self.data = DetectionDataset(read_truths(DatasetType.TRAINING), self.size, self.wanted.cache_mb)
+        truths = read_truths(DatasetType.TRAINING)
+        broken = [BrokenImages(len(split), self.wanted.max_broken_ratio) for split in (truths, self.val)]
+        self.data, self.broken_val = DetectionDataset(truths, self.size, self.wanted.cache_mb, broken[0]), broken[1]
         self.loader = DataLoader(self.data, self.wanted.batch_size, shuffle=True, collate_fn=collate,
                                  drop_last=len(self.data) >= self.wanted.batch_size)
         self.model = Detector(len(self.class_names))
@@ -89,6 +92,8 @@ class Trainer:
         for batch in self.loader:
             if monitor.should_stop():
                 self._stop(epoch)
+            if batch is None:    # of images that cannot be read
+                continue
             losses = self._train_step(Batch(*(part.to(self.device) for part in batch)))
             self._report(self.course.progress, YmirStage.TASK)
             self._log(epoch, losses)
@@ -118,15 +123,18 @@ class Trainer:
 
     def _write_stage(self, name: str, most: int | None = None) -> None:
         """Evaluate on the validation images, or the first `most` of them, and add the model as it is now to the result."""
-        started, truths = time.monotonic(), self.val[:most]
+        started, by_path = time.monotonic(), {truth.path: truth for truth in self.val[:most]}
+        truths: list[Truth] = []
         found: list[Detections] = []
-        for *_, detections in predict(self.model, [truth.path for truth in truths], self.size, EVALUATION):
-            found.append(detections)
+        for seen in predict(self.model, by_path, self.size, EVALUATION, self.broken_val.add):
+            truths.append(by_path[seen.path])
+            found.append(seen.found)
             if monitor.should_stop() and len(found) >= QUICK_IMAGES and not self.stages:    # better judged by a few than lost
                 break
-        truths = truths[:len(found)]
-        figures = evaluate(truths, found, len(self.class_names))
-        checkpoint.save(Path(self.cfg.ymir.output.models_dir, name, checkpoint.FILE_NAME), self.model, self.class_names, self.size)
+        figures = mean_average_precision([(truth.boxes, truth.labels) for truth in truths],
+                                         [(one.boxes, one.scores, one.labels) for one in found], len(self.class_names))
+        checkpoint.save(Path(self.cfg.ymir.output.models_dir, name, checkpoint.FILE_NAME),
+                        checkpoint.Checkpoint(self.model, self.class_names, self.size, self.data.count_objects(len(self.class_names))))
         result_writer.write_model_stage(name, [checkpoint.FILE_NAME], evaluation_result=figures)
         self.stages.append(name)
         self.board.curves(self.course.step, figures)

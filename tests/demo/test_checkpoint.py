@@ -15,13 +15,14 @@ from ymir_exc import __version__, errors
 def saved(tmp_path):
     torch.manual_seed(1)
     model = Detector(3)
-    checkpoint.save(tmp_path / "stage" / "model.pt", model, ["cat", "dog", "cow"], 192)
+    checkpoint.save(tmp_path / "stage" / "model.pt", checkpoint.Checkpoint(model, ["cat", "dog", "cow"], 192, [5, 0, 7]))
     return tmp_path / "stage" / "model.pt", model
 
 
 def test_there_and_back(saved):
     path, model = saved
-    made, class_names, size = checkpoint.load(str(path))
+    made, class_names, size, counts = checkpoint.load(str(path))
+    assert counts == [5, 0, 7]
     assert (class_names, size) == (["cat", "dog", "cow"], 192)
     images = torch.rand(1, 3, 64, 64) * 255
     assert torch.equal(made.eval()(images)[0], model.eval()(images)[0])
@@ -47,7 +48,7 @@ def test_shared_classes_keep_their_weights(saved, caplog):
     assert "known classes: cow; new: pig" in caplog.text
 
 
-@pytest.mark.parametrize("content", [b"", b"no weights", {"model": {}}, [1, 2]])
+@pytest.mark.parametrize("content", [b"", b"no weights", {"weights": {}}, [1, 2]])
 def test_a_foreign_file_is_refused(tmp_path, content):
     path = tmp_path / "foreign.pt"
     path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
@@ -57,7 +58,7 @@ def test_a_foreign_file_is_refused(tmp_path, content):
 
 def test_another_network_is_refused(saved, tmp_path):
     content = torch.load(saved[0], weights_only=True)
-    content["model"].pop("merge.0.weight")
+    content["weights"].pop("merge.0.weight")
     torch.save(content, tmp_path / "other.pt")
     with pytest.raises(errors.WeightsError, match="another kind of model"):
         checkpoint.load(str(tmp_path / "other.pt"))

@@ -7,6 +7,7 @@ from PIL import Image
 
 from data import DetectionDataset, collate, fit, load_square, read_truths
 from ymir_exc import errors
+from ymir_exc.dataset_reader import BrokenImages
 from ymir_exc.env import DatasetType
 
 
@@ -97,7 +98,7 @@ def test_batches_are_filled_up(platform):
     one.write_text("0, 0, 0, 39, 19\n1, 0, 0, 9, 9\n")
     two.write_text("")
     platform.index("train", f"{picture(platform, 'a.png')}\t{one}", f"{picture(platform, 'b.png')}\t{two}")
-    dataset = DetectionDataset(read_truths(DatasetType.TRAINING), 64, cache_mb=1)
+    dataset = DetectionDataset(read_truths(DatasetType.TRAINING), 64, cache_mb=1, broken=BrokenImages(2, 0))
     done = []
     dataset.fill_cache(done.append)
     assert done == [0.5, 1]
@@ -107,9 +108,22 @@ def test_batches_are_filled_up(platform):
     assert batch.boxes[0, 0].tolist() == pytest.approx([0, 16, 64, 48])
 
 
+def test_a_broken_image_is_left_out_of_its_batch(platform, caplog):
+    label = platform.input / "annotations" / "1.txt"
+    label.write_text("0, 0, 0, 39, 19\n")
+    broken = platform.input / "assets" / "broken.png"
+    broken.write_bytes(b"")
+    platform.index("train", f"{picture(platform, 'a.png')}\t{label}", f"{broken}\t{label}")
+    dataset = DetectionDataset(read_truths(DatasetType.TRAINING), 64, cache_mb=1, broken=BrokenImages(2, 0))
+    dataset.fill_cache(lambda done: None)
+    assert collate([dataset[0], dataset[1]]).images.shape == (1, 3, 64, 64)
+    assert collate([dataset[1], dataset[1]]) is None
+    assert caplog.text.count("left out") == 1
+
+
 def test_a_small_budget_caches_less(platform):
     labelled(platform, "")
-    dataset = DetectionDataset(read_truths(DatasetType.TRAINING) * 30, 192, cache_mb=1)
+    dataset = DetectionDataset(read_truths(DatasetType.TRAINING) * 30, 192, cache_mb=1, broken=BrokenImages(30, 0))
     done = []
     dataset.fill_cache(done.append)
     assert len(done) == 9    # of 110,592 bytes each

@@ -70,11 +70,12 @@ def edit(space, **changes):
     (space.input / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
 
 
-def unreadable_image(space):
+def unreadable_images(space):
     lines = (space.input / "train-index.tsv").read_text(encoding="utf-8").splitlines()
-    broken = space.input / "broken.jpg"
-    broken.write_bytes(b"no image")
-    lines[3] = f"{broken}\t" + lines[3].split("\t")[1]
+    for number in range(0, len(lines), 5):
+        broken = space.input / f"broken-{number}.jpg"
+        broken.write_bytes(b"no image")
+        lines[number] = f"{broken}\t" + lines[number].split("\t")[1]
     (space.input / "train-index.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -83,7 +84,7 @@ def unreadable_image(space):
     (lambda space: edit(space, epochs="many"), 300001, 4, "epochs"),
     (lambda space: (space.input / "train-index.tsv").write_text(""), 300002, 4, "train-index.tsv"),
     (lambda space: (space.input / "val-index.tsv").unlink(), 300002, 4, "val-index.tsv"),
-    (unreadable_image, 300003, 1, "broken.jpg"),
+    (unreadable_images, 300003, 1, "of 120 images cannot be read, more than max_broken_ratio 0.1"),
     pytest.param(lambda space: edit(space, gpu_id="0"), 300102, 1, "gpu_id",
                  marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")),
     (lambda space: edit(space, learning_rate=1e30), 300201, 1, "learning_rate"),

@@ -83,7 +83,7 @@ def test_a_perfect_prediction_costs_nothing():
     owner = assign(torch.zeros(1, 64, 2), boxes, POINTS, truth)
     logits = torch.full((1, 64, 2), -20.)
     logits[0, owner[0] >= 0, 1] = 20
-    predicted = Predictions(logits, boxes, torch.zeros(1, DETAIL, 8, 8))
+    predicted = Predictions(logits, boxes, torch.zeros(1, DETAIL, 8, 8), torch.zeros(1, 48))
     assert float(detection_loss(unrefining(), predicted, POINTS, truth).total.detach()) == pytest.approx(0, abs=1e-4)
 
 
@@ -116,7 +116,7 @@ def test_the_second_look_learns_where_the_first_was_wrong():
     detail, first = torch.rand(1, DETAIL, 8, 8), (truth.boxes + torch.tensor([4., 0, 4, 0])).expand(1, 64, 4)
     learner = torch.optim.Adam([*model.refiner.parameters(), *model.refiner_last.parameters()], 0.01)
     for _ in range(40):
-        losses = detection_loss(model, Predictions(torch.zeros(1, 64, 1), first, detail), POINTS, truth)
+        losses = detection_loss(model, Predictions(torch.zeros(1, 64, 1), first, detail, torch.zeros(1, 48)), POINTS, truth)
         learner.zero_grad()
         losses.total.backward()
         learner.step()

@@ -248,6 +248,12 @@ UTIL = [
          one_stage("best", "    - a.pt\n    - b.pt\n", time="NOW")),
     case("B.6.8-files-of-a-folder-2", lambda cfg: util.write_ymir_training_result(cfg, files=["sub/k.pt", "b.pt"], id="best", map50=0.5),
          one_stage("best", "    - k.pt\n    - b.pt\n", time="NOW")),
+    case("B.6.8-files-in-the-folder-of-the-stage-corrected",
+         lambda cfg: util.write_ymir_training_result(cfg, files=["best/w.pt", "best/deep/v.pt"], id="best", map50=0.5),
+         one_stage("best", "    - w.pt\n    - v.pt\n", time="NOW")),
+    case("B.6.3-files-in-a-folder-with-hyphen-corrected",
+         lambda cfg: util.write_ymir_training_result(cfg, files=["epoch-10/w.pt"], id="epoch-10", map50=0.5),
+         one_stage("epoch_10", "    - w.pt\n", time="NOW")),
     case("B.6.8-absolute-and-from-outside-2",
          lambda cfg: util.write_ymir_training_result(
              cfg, files=[f"{cfg.ymir.output.models_dir}/sub/k.pt", f"{cfg.ymir.output.root_dir}/work dir/l;m.pt"], id="best", map50=0.5),
@@ -258,7 +264,8 @@ UTIL = [
 @pytest.mark.parametrize(("call", "on", "expected"), UTIL)
 def test_util(platform, monkeypatch, call, on, expected):
     on_platform(platform, monkeypatch, on)
-    for name in ("a.pt", "b.pt", "sub/k.pt", "../work dir/l;m.pt", "attachments/figures/pr.png"):
+    for name in ("a.pt", "b.pt", "sub/k.pt", "../work dir/l;m.pt", "attachments/figures/pr.png", "best/w.pt", "best/deep/v.pt",
+                 "epoch-10/w.pt"):
         platform.model(name, name.encode())
     call(util.get_merged_config())
     assert written(platform) == expected
@@ -325,6 +332,8 @@ REFUSED = [
     pytest.param(lambda cfg: rw.write_model_stage(None, ["a.pt"], 0.5), (ResultError, ValueError), id="B.6.3-None-1.0"),
     pytest.param(lambda cfg: rw.write_model_stage("s", [], 0.5), (ResultError, ValueError), id="B.6.3-no-files-1.0"),
     pytest.param(lambda cfg: rw.write_model_stage("s", None, 0.5), (ResultError, ValueError), id="B.6.3-files-None-1.0"),
+    pytest.param(lambda cfg: rw.write_model_stage("s", ["folder"], 0.5), (ResultError, ValueError), id="B.6.6-a-folder-1.0"),
+    pytest.param(lambda cfg: util.format_saved_files(cfg, ["folder"]), (ArgumentError, AssertionError), id="B.6.8-a-folder-2"),
     pytest.param(lambda cfg: rw.write_model_stage("s", [7], 0.5), (ResultError, ValueError), id="B.6.3-files-of-numbers-1.0"),
     pytest.param(lambda cfg: rw.write_model_stage("s", ["a\udcff.pt"], 0.5), (ResultError, ValueError), id="B.6.1-a-file-of-odd-bytes-2"),
     pytest.param(lambda cfg: rw.write_model_stage("s", ["a.pt"], 0.5, "soon"), (ResultError, ValueError), id="B.6.1-timestamp-1.0"),
@@ -345,6 +354,7 @@ REFUSED = [
 def test_refused(platform, call, kinds):
     """The type that older callers saw and our own; the earlier result stays."""
     platform.model("a.pt")
+    platform.model("folder/b.pt")
     rw.write_model_stage("earlier", ["a.pt"], {"mAP": 0.5})
     before = written(platform)
     with pytest.raises(YmirError) as caught:

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, List
 
 if TYPE_CHECKING:
     from ymir_exc._models import Annotation, Box
+    from ymir_exc.result_writer._stage_checks import checked_name
     from ymir_exc.result_writer.detections import InferResultWriter, write_infer_result
     from ymir_exc.result_writer.mining import MiningResultWriter, write_mining_result
     from ymir_exc.result_writer.segmentation import SegmentationResultWriter
     from ymir_exc.result_writer.stages import (
         _MAX_MODEL_STAGES_COUNT_,
-        checked_name,
         multiple_model_stages_supportable,
         write_model_stage,
         write_training_result,
@@ -37,8 +37,9 @@ _HOMES = {
     "ymir_exc.result_writer.detections": ("InferResultWriter", "write_infer_result"),
     "ymir_exc.result_writer.mining": ("MiningResultWriter", "write_mining_result"),
     "ymir_exc.result_writer.segmentation": ("SegmentationResultWriter",),
-    "ymir_exc.result_writer.stages": ("_MAX_MODEL_STAGES_COUNT_", "checked_metrics", "checked_name", "multiple_model_stages_supportable",
-                                      "write_model_stage", "write_training_result"),
+    "ymir_exc.result_writer._stage_checks": ("checked_name",),
+    "ymir_exc.result_writer.stages": ("_MAX_MODEL_STAGES_COUNT_", "multiple_model_stages_supportable", "write_model_stage",
+                                      "write_training_result"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -1,20 +1,33 @@
 """infer-result.json of a segmenter: the COCO mapping that the platform takes (contract 7.3)."""
 from __future__ import annotations
 
+import contextlib
+import json
 import math
 import os
+import sys
 from types import TracebackType
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Type, Union
+from typing import IO, Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Type, Union
 
-from ymir_exc import _rle
-from ymir_exc.env import is_main_rank
+from ymir_exc import _files, _rle
+from ymir_exc.env import current_env, is_main_rank
 from ymir_exc.errors import ResultError
 from ymir_exc.result_writer._values import INT32, as_list, checked_class_names, checked_size, plain, to_float
-from ymir_exc.result_writer.detections import write_json
+
+
+class _Image:
+    """An image that was added."""
+
+    __slots__ = ("height", "name", "number", "objects", "width")
+
+    def __init__(self, name: str, number: int, width: int, height: int) -> None:
+        self.name, self.number, self.width, self.height = name, number, width, height
+        self.objects = 0
 
 
 class SegmentationResultWriter:
-    """Collects masks and writes them at the end of the block; nothing when the block raises.
+    """Writes masks as they arrive; the file appears whole at the end of the block, or not at all. Of an image only its name, size and
+    number stay in memory.
 
         with SegmentationResultWriter(cfg.param.class_names) as results:
             for path, masks, class_ids, scores in predictions:       # instances
@@ -22,31 +35,56 @@ class SegmentationResultWriter:
                 for mask, class_id, score in zip(masks, class_ids, scores):
                     results.add_object(path, class_id, mask, score=score)
 
-    For semantic segmentation call `add_label_map` once an image. Masks are held as run lengths, some hundred bytes each.
+    For semantic segmentation call `add_label_map` once an image.
 
     Args:
         class_names: The classes, in the order that class ids count; the background is none of them.
 
     Raises:
-        ResultError: An unknown class or image, a mask of another size than its image, a score that is not finite, an image of a name
-            that was added before.
+        ResultError: An unknown class or image, a mask of another size than its image, a polygon of fewer than three points, a coordinate
+            or a score that is not finite, an image of a name that was added before. It names the image, and the object by its number.
         StorageError: It cannot be written; the earlier file stays.
     """
 
     def __init__(self, class_names: Sequence[str]) -> None:
         self._class_names = checked_class_names(class_names)
         self._class_numbers: Dict[Any, int] = {key: number for number, name in enumerate(self._class_names) for key in (number, name)}
-        self._images: List[Dict[str, Any]] = []
-        self._image_ids: Dict[str, int] = {}
-        self._annotations: List[Dict[str, Any]] = []
+        self._images: Dict[str, _Image] = {}
+        self._count = 0
+        self._stack = contextlib.ExitStack()
+        self._file: Optional[IO[bytes]] = None
 
     def __enter__(self) -> SegmentationResultWriter:
+        if is_main_rank():
+            path = current_env().output.infer_result_file
+            _files.make_folder(os.path.dirname(path))
+            self._file = self._stack.enter_context(_files.open_atomic(path, shared=True))
+            self._file.write(b'{"annotations": [')
         return self
 
     def __exit__(self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]) -> None:
-        if kind is None and is_main_rank():
-            categories = [{"id": n, "name": name, "supercategory": "object"} for n, name in enumerate(self._class_names)]
-            write_json({"images": self._images, "categories": categories, "annotations": self._annotations})
+        try:
+            if kind is None:
+                self._finish()
+        except BaseException:
+            self._stack.__exit__(*sys.exc_info())
+            raise
+        finally:
+            self._file = None
+        self._stack.__exit__(kind, error, trace)
+
+    def _finish(self) -> None:
+        if self._file is None:
+            return
+        self._file.write(b'], "images": [')
+        for image in self._images.values():
+            self._put(image.number - 1, {"id": image.number, "file_name": image.name, "width": image.width, "height": image.height})
+        categories = [{"id": n, "name": name, "supercategory": "object"} for n, name in enumerate(self._class_names)]
+        self._file.write(b'], "categories": ' + json.dumps(categories).encode("ascii") + b"}")
+
+    def _put(self, position: int, entry: Mapping[str, Any]) -> None:
+        if self._file is not None:
+            self._file.write((b", " if position else b"") + json.dumps(entry).encode("ascii"))
 
     def add(self, path: str, image_size: Tuple[int, int]) -> None:
         """Add an image; it may stay without objects.
@@ -57,10 +95,9 @@ class SegmentationResultWriter:
         """
         name = os.path.basename(os.fspath(path))
         width, height = checked_size(name, image_size)
-        if name in self._image_ids:
+        if name in self._images:
             raise ResultError(f"the image {name} was added before", hint="the platform knows images by their file name alone")
-        self._image_ids[name] = len(self._images) + 1
-        self._images.append({"id": len(self._images) + 1, "file_name": name, "width": width, "height": height})
+        self._images[name] = _Image(name, len(self._images) + 1, width, height)
 
     def add_object(self, path: str, class_id: Union[int, str], mask: Any, *, score: Optional[float] = None, is_crowd: bool = False) -> bool:
         """Add one object of an image that was added before.
@@ -68,8 +105,12 @@ class SegmentationResultWriter:
         Args:
             path: The image.
             class_id: Index into class_names, or the name itself.
-            mask: `(H, W)` bool or numbers; or polygons `[[x, y, x, y, ...], ...]` in pixels, lists or arrays; or run lengths
-                `{'size': [H, W], 'counts': ...}`, compressed or not.
+            mask: One of these, as lists, arrays or tensors; x and y in pixels from the upper left corner of the image.
+
+                - A mask, `(H, W)`, bool or numbers; what is not 0 is inside. Whatever has the image's shape is one.
+                - A polygon: points `(N, 2)`, also `(N, 1, 2)` as OpenCV's contours are, or flat, `[x, y, x, y, ...]`.
+                - Several polygons: a list of them, or `(K, N, 2)`. What is in one of them is inside.
+                - Run lengths `{'size': [H, W], 'counts': ...}`, compressed or not.
             score: How sure the model is; left out when None.
             is_crowd: COCO's iscrowd; 1 for semantic segmentation by convention.
 
@@ -77,15 +118,19 @@ class SegmentationResultWriter:
             False for a mask without a pixel, which is left out: the platform would drop it.
         """
         image = self._image(path)
-        rle = self._run_lengths(image, mask)
+        image.objects += 1
+        where = f"{image.name}: object {image.objects}"
+        class_number, confidence = self._class(where, class_id), None if score is None else _finite(where, score)
+        rle = _run_lengths(where, mask, [image.height, image.width])
         x, y, w, h = _rle.bbox(rle)
         if w < 1 or h < 1:
             return False
-        made = {"id": len(self._annotations) + 1, "image_id": image["id"], "category_id": self._class(image, class_id),
-                "iscrowd": int(is_crowd), "bbox": [x, y, w, h], "area": _rle.area(rle), "segmentation": rle}
-        if score is not None:
-            made["confidence"] = _finite(image, score)
-        self._annotations.append(made)
+        made = {"id": self._count + 1, "image_id": image.number, "category_id": class_number, "iscrowd": int(is_crowd),
+                "bbox": [x, y, w, h], "area": _rle.area(rle), "segmentation": rle}
+        if confidence is not None:
+            made["confidence"] = confidence
+        self._put(self._count, made)
+        self._count += 1
         return True
 
     def add_label_map(self, path: str, labels: Any, *, background: Union[int, Iterable[int], None] = None) -> int:
@@ -110,43 +155,67 @@ class SegmentationResultWriter:
         found = [label for label in map(int, np.unique(array)) if label not in ignored]
         return sum(self.add_object(path, label, array == label, is_crowd=True) for label in found)
 
-    def _image(self, path: str) -> Dict[str, Any]:
+    def _image(self, path: str) -> _Image:
         name = os.path.basename(os.fspath(path))
-        if name not in self._image_ids:
+        if name not in self._images:
             raise ResultError(f"the image {name} was not added", hint="call add() first")
-        return self._images[self._image_ids[name] - 1]
+        return self._images[name]
 
-    def _class(self, image: Mapping[str, Any], class_id: Any) -> int:
+    def _class(self, where: str, class_id: Any) -> int:
         key = plain(class_id)
         if isinstance(key, list) and len(key) == 1:    # an array of one element
             key = key[0]
         if not isinstance(key, (int, float, str)) or key not in self._class_numbers:
-            raise ResultError(f"{image['file_name']}: class {class_id!r:.80} is none of the {len(self._class_names)} classes")
+            raise ResultError(f"{where}: class {class_id!r:.80} is none of the {len(self._class_names)} classes")
         return self._class_numbers[key]
 
-    def _run_lengths(self, image: Mapping[str, Any], mask: Any) -> Dict[str, Any]:
-        """Compressed run lengths: the platform's import fails for several polygons, and for uncompressed ones."""
-        size = [image["height"], image["width"]]
-        try:
-            if isinstance(mask, Mapping):
-                counts, height, width = _rle._checked(mask)
-                rle = {"size": [height, width], "counts": _rle.counts_to_text(counts)}
-            elif isinstance(mask, (list, tuple)) and _are_polygons(as_list(mask), size):
-                rle = _rle.from_polygons(as_list(mask), size[0], size[1])
-            else:
-                rle = _rle.encode(mask)
-        except (ValueError, KeyError, TypeError, OverflowError, RuntimeError) as e:
-            raise ResultError(f"{image['file_name']}: the mask cannot be used: {e}") from None
-        if list(rle["size"]) != size:
-            raise ResultError(f"{image['file_name']}: the mask is {rle['size']}, the image {size} (height, width)")
-        return rle
+
+def _run_lengths(where: str, mask: Any, size: List[int]) -> Dict[str, Any]:
+    """Compressed run lengths: the platform's import fails for several polygons, and for uncompressed ones."""
+    try:
+        if isinstance(mask, Mapping):
+            counts, height, width = _rle._checked(mask)
+            rle = {"size": [height, width], "counts": _rle.counts_to_text(counts)}
+        else:
+            polygons = _polygons(mask, size)
+            rle = _rle.encode(mask) if polygons is None else _rle.from_polygons(polygons, size[0], size[1])
+    except (ValueError, KeyError, TypeError, OverflowError, RuntimeError) as e:
+        raise ResultError(f"{where}: the mask cannot be used: {e}") from None
+    if list(rle["size"]) != size:
+        raise ResultError(f"{where}: the mask is {rle['size']}, the image {size} (height, width)")
+    return rle
 
 
-def _are_polygons(rows: Sequence[Any], size: Sequence[int]) -> bool:
-    """Whether a list holds polygons, and not the rows of a mask of the image's size."""
-    if not rows or not isinstance(rows[0], (list, tuple)) or len(rows[0]) < 6:
-        return False
-    return len(rows) != size[0] or any(len(row) != size[1] for row in rows)
+def _polygons(given: Any, size: Sequence[int]) -> Optional[List[Any]]:
+    """The polygons, each flat, or None for a mask: bools, or what has the image's shape, or rows that hold 0 and 1 alone."""
+    if not isinstance(given, (list, tuple)):
+        array = _rle.as_array(given)
+        if array.dtype == bool or array.shape == tuple(size) or not (array.ndim == 1 or (array.ndim < 4 and array.shape[-1:] == (2,))):
+            return None
+        return [_flat(part) for part in array] if array.ndim == 3 and array.shape[1] != 1 else [_flat(array)]
+    if not given:
+        return None
+    parts = [_rle.as_array(part).tolist() if hasattr(part, "__array__") else part for part in given]
+    if not all(isinstance(part, (list, tuple)) for part in parts):
+        return [parts]
+    if any(hasattr(value, "__len__") for part in parts for value in part[:1]):    # points
+        return list(map(_flat, parts))
+    if len(set(map(len, parts))) == 1:
+        if (len(parts), len(parts[0])) == tuple(size) or (len(parts) > 1 and all(value in (0, 1) for part in parts for value in part)):
+            return None
+        if len(parts[0]) == 2:
+            return [_flat(parts)]
+    return parts
+
+
+def _flat(polygon: Any) -> Any:
+    """x, y, x, y, ... of points; what is none stays what it is."""
+    import numpy as np
+    try:
+        points = np.asarray(polygon, float)
+    except (ValueError, TypeError):
+        return polygon
+    return points.reshape(-1) if points.shape[1:] in ((2,), (1, 2)) else points
 
 
 def platform_coco(given: Any) -> Dict[str, Any]:
@@ -285,8 +354,8 @@ def _number(value: Any, limit: float) -> Union[int, float]:
     return int(number) if number.is_integer() else number
 
 
-def _finite(image: Mapping[str, Any], score: Any) -> float:
+def _finite(where: str, score: Any) -> float:
     number = to_float(score)
     if number is None or not math.isfinite(number):
-        raise ResultError(f"{image['file_name']}: the score is {score!r}", hint="scores must be finite")
+        raise ResultError(f"{where}: the score is {score!r}", hint="scores must be finite")
     return number

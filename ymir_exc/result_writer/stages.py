@@ -1,49 +1,23 @@
 """result.yaml: the stages of a trained model (contract section 6)."""
 from __future__ import annotations
 
-import contextlib
 import functools
 import itertools
 import logging
-import math
 import os
-import re
-import time
-from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, TypeVar, cast
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, TypeVar, cast
 
 from ymir_exc import _files
 from ymir_exc.env import current_env, is_main_rank
 from ymir_exc.errors import ResultError, deprecated
-from ymir_exc.result_writer._values import INT32, knows_stages, plain, to_float
+from ymir_exc.result_writer._stage_checks import PRIMARY_METRICS, Stage, checked_attachments, checked_evaluate_config, checked_stage
+from ymir_exc.result_writer._stage_files import StageFiles
+from ymir_exc.result_writer._values import INT32, knows_stages, to_float
 
 _log = logging.getLogger(__name__)
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 _MAX_MODEL_STAGES_COUNT_ = 11    # ten latest and the best
-_PRIMARY_METRICS = ("maskAP", "mIoU", "mAP")
-_FRACTIONS = ("mAP", "mAR", "mIoU", "mAcc", "maskAP", "boxAP")
-_COUNTS = ("tp", "fp", "fn")
-_OWN_KEYS = ("stage_name", "files", "timestamp")
-_RESERVED_STAGES = ("attachments",)
-_MAX_NAME = 100
-
-
-class _Stage(NamedTuple):
-    """A checked stage, ready to be written."""
-
-    name: str
-    files: List[str]
-    timestamp: int
-    metrics: Dict[str, Any]
-    given_name: str    # with the hyphens that the platform does not take
-
-    @property
-    def primary(self) -> str:
-        """The metric that decides which stage is best."""
-        return next(key for key in _PRIMARY_METRICS if key in self.metrics)
-
-    def entry(self) -> Dict[str, Any]:
-        return {"stage_name": self.name, "files": self.files, "timestamp": self.timestamp, **self.metrics}
 
 
 def multiple_model_stages_supportable() -> bool:
@@ -87,6 +61,10 @@ def write_model_stage(stage_name: str, files: Sequence[str], evaluation_result: 
     A file straight in `models_dir` whose name does not tell the stage (`best.pt` for the stage `epoch_10`) is copied to
     `models_dir/<stage_name>/`, because the next stage is about to overwrite it. Links become files: the platform packs them as links.
 
+    What was saved in a folder of the name with hyphens (`epoch-10/`), where the platform does not look, takes a second name in
+    `epoch_10/`: it is one file on the disk, so to overwrite it is to overwrite the stage's. The path that the program knows stays valid,
+    also when the stage is dropped: then the second name alone is deleted. Where there are no hard links it is copied.
+
     Args:
         stage_name: A Python identifier; a '-' becomes '_'.
         files: Model files relative to `models_dir/<stage_name>/` or to `models_dir/`, where the platform looks for them when the task
@@ -99,14 +77,27 @@ def write_model_stage(stage_name: str, files: Sequence[str], evaluation_result: 
 
     Raises:
         ResultError: A name, file or metric that the platform would refuse; nothing is changed.
-        StorageError: result.yaml cannot be written; the earlier one stays.
+        StorageError: result.yaml cannot be written, or a file to where the platform looks; the earlier result stays.
     """
     if not is_main_rank():
         return
+    if evaluation_result is not None and not isinstance(evaluation_result, Mapping):    # the 1.3 order: name, files, mAP
+        evaluation_result = {"mAP": evaluation_result}
+    if not evaluation_result and mAP is not None:
+        deprecated("mAP=", "use evaluation_result={'mAP': ...}", stacklevel=4)
+        evaluation_result = {"mAP": mAP}
+    add_stage(stage_name, files, evaluation_result, timestamp, attachments, evaluate_config, {})
+
+
+def add_stage(stage_name: str, files: Sequence[str], metrics: Optional[Mapping[str, Any]], timestamp: Optional[int],
+              attachments: Optional[Mapping[str, Sequence[str]]], evaluate_config: Optional[Mapping[str, float]],
+              brought: Mapping[str, str]) -> None:
+    """As `write_model_stage`; `brought` says of some of the files from where they come into the stage's folder."""
     current = current_env()
     path = current.output.training_result_file
-    stage = _checked_stage(stage_name, files, evaluation_result, mAP, timestamp, current.output.models_dir, path)
-    extras = _attachments(attachments, current.output.models_dir), _evaluate_config(evaluate_config)
+    places = StageFiles(current.output.models_dir, path)
+    stage = checked_stage(stage_name, files, metrics, timestamp, places, brought)
+    extras = checked_attachments(attachments, current.output.models_dir), checked_evaluate_config(evaluate_config)
     _files.make_folder(os.path.dirname(path), shared=True)
     if not knows_stages(current):
         flat = _flat(stage)
@@ -114,21 +105,23 @@ def write_model_stage(stage_name: str, files: Sequence[str], evaluation_result: 
         return
     with _files.lock(os.path.dirname(path)):
         result = _read_result(path)
+        places.finish_earlier(result)
         if timestamp is None:
             stage = stage._replace(timestamp=max([stage.timestamp, *map(_seconds, result.get("model_stages", {}).values())]))
         is_known = stage.name in result.get("model_stages", {})
         dropped = _merge_stage(result, stage)
         _merge_extras(result, *extras)
         data = _yaml_bytes(path, result)    # what it refuses, it refuses before any weights change
-        made = _own_files(stage, current.output.models_dir, is_known)
+        copies = places.copies(stage.name, stage.given_name, stage.files, is_known, brought)
+        spare = places.spare(dropped, result)
         try:
+            places.begin(stage.name, copies, spare)
             _publish(path, data, result)
-        except OSError:    # a StorageError
-            for copy in [] if _holds(path, data) else made:    # a later try would take them for the stage's own
-                with contextlib.suppress(OSError):
-                    os.unlink(copy)
-            raise
-        _delete_files(dropped, result, current.output.models_dir, path)
+        except BaseException:
+            if not _holds(path, data):
+                places.undo(copies)    # a later try would take them for the stage's own
+            raise    # with a result.yaml that stands and could not be flushed, what it drops goes with the next write
+        places.end(spare)
 
 
 def write_training_result(stage_name: Optional[str] = None, files: Optional[Sequence[str]] = None,
@@ -144,8 +137,10 @@ def write_training_result(stage_name: Optional[str] = None, files: Optional[Sequ
     value = legacy.pop("mAP", None)
     if legacy:
         raise TypeError(f"write_training_result() got unexpected arguments {', '.join(legacy)}")
-    write_model_stage(stage_name, files, evaluation_result, value, timestamp=timestamp, attachments=attachments,
-                      evaluate_config=evaluate_config)
+    if not evaluation_result and value is not None and is_main_rank():
+        deprecated("mAP=", "use evaluation_result={'mAP': ...}")
+        evaluation_result = {"mAP": value}
+    write_model_stage(stage_name, files, evaluation_result, timestamp=timestamp, attachments=attachments, evaluate_config=evaluate_config)
 
 
 def _write_legacy_result(first: Any, second: Any, third: Any, legacy: Dict[str, Any]) -> None:
@@ -157,129 +152,9 @@ def _write_legacy_result(first: Any, second: Any, third: Any, legacy: Dict[str, 
     write_model_stage("default_best_stage", names, {"mAP": value, **more})
 
 
-# ------------------------------------------------------------------------------------------------------------------------- files
-
-def _own_files(stage: _Stage, models_dir: str, is_known: bool) -> List[str]:
-    """Give the stage files of its own, so that what is written next does not change it.
-
-    Returns:
-        The files that were not there before.
-    """
-    made: List[str] = []
-    copies: Dict[str, str] = {}
-    for name in stage.files:
-        own = os.path.join(models_dir, stage.name, name)
-        with contextlib.suppress(OSError):    # the file vanished meanwhile
-            source = _to_copy(stage, name, own, models_dir, is_known)
-            if source is not None:
-                check_inside(stage.name, own, models_dir)
-                copies[own] = source
-    for own, source in copies.items():
-        is_new = not os.path.lexists(own)
-        try:
-            _files.copy_file(source, own, shared=True)
-        except OSError as e:    # a full disk
-            _log.warning("stage %s keeps no %s of its own, a later stage may overwrite it: %s", stage.name, os.path.basename(own), e)
-        else:
-            made += [own] if is_new else []
-    return made
-
-
-def check_inside(stage: str, target: str, models_dir: str) -> None:
-    """Refuse to write a stage's file through a link.
-
-    Raises:
-        ResultError: Its folder leads out of models_dir.
-    """
-    if not _is_inside(os.path.dirname(target), models_dir):
-        raise ResultError(f"stage {stage}: the folder of {target} is a link that leads out of {models_dir}",
-                          hint="the platform sees what is inside only")
-
-
-def _to_copy(stage: _Stage, name: str, own: str, models_dir: str, is_known: bool) -> Optional[str]:
-    """The file that the stage needs a copy of, if it does."""
-    if os.path.isfile(own) and _is_linked(own, models_dir):
-        return own
-    common = os.path.join(models_dir, name)
-    if stage.given_name != stage.name and os.path.isfile(os.path.join(models_dir, stage.given_name, name)):
-        common = os.path.join(models_dir, stage.given_name, name)    # where the platform does not look
-    elif not os.path.isfile(common) or (_tells_stage(name, stage.name) and not _is_linked(common, models_dir)):
-        return None
-    # What lies in the folder of a stage that is new was saved for it; the common file may be of any epoch.
-    return common if not os.path.isfile(own) or (is_known and _is_newer(common, own)) else None
-
-
-def _is_linked(path: str, models_dir: str) -> bool:
-    """Whether the file is a link, or lies in a folder that leads out."""
-    return os.path.islink(path) or not _is_inside(path, models_dir)
-
-
-def _is_inside(path: str, models_dir: str) -> bool:
-    return os.path.realpath(path).startswith(os.path.realpath(models_dir) + os.sep)
-
-
-def _tells_stage(name: str, stage: str) -> bool:
-    """`epoch_10.pth` is of the stage `epoch_10` alone, `best.pt` may be of any."""
-    return re.search(rf"(?<![A-Za-z0-9]){re.escape(stage)}(?![A-Za-z0-9])", name) is not None
-
-
-def _is_newer(common: str, own: str) -> bool:
-    """Whether a stage that is written again has new weights in models_dir; else its own ones are what counts.
-
-    By the time of the last change of the file itself: the one of its content travels with `cp -p` and `shutil.copy2`.
-    """
-    return os.stat(common).st_ctime_ns > os.stat(own).st_ctime_ns
-
-
-def _found(models_dir: str, stage: str, name: str) -> Optional[str]:
-    """The file that the platform would take: of the stage's folder, else of models_dir."""
-    for path in (os.path.join(models_dir, stage, name), os.path.join(models_dir, name)):
-        if os.path.isfile(path):
-            return path
-    return None
-
-
-def _delete_files(dropped: Mapping[str, Mapping[str, Any]], result: Mapping[str, Any], models_dir: str, result_file: str) -> None:
-    """Free what dropped stages held, after the new result.yaml is in place; never that file, nor what is no stage's."""
-    if not dropped:
-        return
-    kept: Set[str] = set()
-    for name, stage in result["model_stages"].items():
-        # Also where it is not found now: a common file that a stage has a copy of is still its name.
-        kept.update(os.path.realpath(os.path.join(models_dir, place, file)) for file in _safe_names(stage) for place in (name, ""))
-    for name, stage in dropped.items():
-        for path in filter(None, [_found(models_dir, name, file) for file in _safe_names(stage)]):
-            if os.path.realpath(path) not in kept and _is_inside(os.path.join(os.path.dirname(path), "x"), models_dir) \
-                    and not _is_result(path, result_file) and not _is_inside(path, os.path.join(models_dir, "attachments")):
-                with contextlib.suppress(OSError):
-                    os.unlink(path)
-                _remove_empty(os.path.dirname(path), models_dir)
-
-
-def _is_result(path: str, result_file: str) -> bool:
-    """Whether it is result.yaml, or one that was set aside: older versions list it among the files of a stage."""
-    return re.fullmatch(re.escape(os.path.realpath(result_file)) + r"(\.unreadable(\.\d+)?)?", os.path.realpath(path)) is not None
-
-
-def _safe_names(entry: Mapping[str, Any]) -> List[str]:
-    """The files of a stage, as result.yaml has it."""
-    names = entry.get("files")
-    return [name for name in names if isinstance(name, str) and not os.path.isabs(name) and ".." not in name.split("/")
-            and "\0" not in name] if isinstance(names, list) else []
-
-
-def _remove_empty(folder: str, models_dir: str) -> None:
-    while len(folder) > len(models_dir.rstrip("/")) and folder.startswith(models_dir.rstrip("/") + "/"):
-        try:
-            os.rmdir(folder)
-        except OSError:
-            return
-        folder = os.path.dirname(folder)
-
-
 # ----------------------------------------------------------------------------------------------------------------------- merging
 
-def _merge_stage(result: Dict[str, Any], stage: _Stage) -> Dict[str, Any]:
+def _merge_stage(result: Dict[str, Any], stage: Stage) -> Dict[str, Any]:
     """Put the stage in, name the best one, and take out what is too much.
 
     Returns:
@@ -288,7 +163,7 @@ def _merge_stage(result: Dict[str, Any], stage: _Stage) -> Dict[str, Any]:
     stages: Dict[str, Any] = result.setdefault("model_stages", {})
     stages.pop(stage.name, None)    # a stage that is written again is the latest one
     stages[stage.name] = stage.entry()
-    primary = next(key for key in _PRIMARY_METRICS if any(key in entry for entry in stages.values()))
+    primary = next(key for key in PRIMARY_METRICS if any(key in entry for entry in stages.values()))
     by_age = sorted(stages, key=lambda key: _seconds(stages[key]))    # of equal seconds, in the order of writing
     best = max(reversed(by_age), key=lambda key: to_float(stages[key].get(primary)) or 0.0)    # of equal metrics, the latest
     spare = [key for key in by_age if key not in (best, stage.name)]    # a clock that was set back must not drop what was just written
@@ -316,7 +191,7 @@ def _merge_extras(result: Dict[str, Any], attachments: Dict[str, List[str]], eva
         result["evaluate_config"] = evaluate_config
 
 
-def _flat(stage: _Stage) -> Dict[str, Any]:
+def _flat(stage: Stage) -> Dict[str, Any]:
     """What platforms before 1.2.0 read: one model, its files and `map`."""
     entry = stage.entry()
     return {"model": list(dict.fromkeys(entry.pop("files"))), "map": stage.metrics[stage.primary], **entry}
@@ -341,7 +216,7 @@ def _read_result(path: str) -> Dict[str, Any]:
     if data == known:
         return {**value, "model_stages": dict(value.get("model_stages", {}))} if value else {}
     try:
-        value = load(path)
+        value = load(path, most=1_000_000)    # metrics of thousands of classes, eleven times
     except ConfigError:
         value = {"model": None}    # none of ours
     if isinstance(value, dict) and _holds_stages(value):
@@ -404,151 +279,3 @@ def _dumped(value: Mapping[str, Any]) -> str:
 
 def _sorted(value: Any) -> Any:
     return {key: _sorted(value[key]) for key in sorted(value, key=str)} if isinstance(value, dict) else value
-
-
-# ---------------------------------------------------------------------------------------------------------------------- checking
-
-def _checked_stage(stage_name: str, files: Sequence[str], evaluation_result: Any, m_ap: Optional[float], timestamp: Optional[int],
-                   models_dir: str, result_file: str) -> _Stage:
-    if evaluation_result is not None and not isinstance(evaluation_result, Mapping):    # the 1.3 order: name, files, mAP
-        evaluation_result = {"mAP": evaluation_result}
-    name = checked_name(stage_name)
-    if not evaluation_result and m_ap is not None:
-        deprecated("mAP=", "use evaluation_result={'mAP': ...}", stacklevel=5)
-        evaluation_result = {"mAP": m_ap}
-    metrics = checked_metrics(name, evaluation_result)
-    names = _file_names(name, str(stage_name), files, models_dir, result_file)
-    return _Stage(name, names, _timestamp(name, timestamp), metrics, str(stage_name))
-
-
-def checked_name(name: str) -> str:
-    """A stage's name as the platform takes it.
-
-    Raises:
-        ResultError: It is no identifier, even with '_' for '-'.
-    """
-    text = "" if name is None else str(name).replace("-", "_")
-    if not text.isidentifier() or len(text) > _MAX_NAME or text in _RESERVED_STAGES:
-        raise ResultError(f"{name!r} cannot name a model stage", hint="use letters, digits and '_', not beginning with a digit: epoch_10")
-    if text != str(name):
-        _log.warning("model stage %r is named %r: the platform takes identifiers only", name, text)
-    return text
-
-
-def _file_names(stage: str, given_stage: str, files: Sequence[str], models_dir: str, result_file: str) -> List[str]:
-    """Names relative to the stage's folder or models_dir, where the platform looks, in this order."""
-    folders = [os.path.join(models_dir, stage), models_dir]
-    names = [_relative(f"stage {stage}: the model file", name, folders) for name in _names(f"stage {stage}: files", files)]
-    results = {name for name in names if _is_result(os.path.join(models_dir, name), result_file)}
-    if results:
-        _log.warning("stage %s: %s is no model file; it is left out", stage, ", ".join(sorted(results)))
-        names = [name for name in names if name not in results]
-    if not names:
-        raise ResultError(f"stage {stage}: no model files are given")
-    for name in names:
-        if _found(models_dir, stage, name) is None and not os.path.isfile(os.path.join(models_dir, given_stage, name)):
-            _log.warning("stage %s: the model file %s is neither in %s/%s nor in %s: the platform will refuse the model if it is not "
-                         "there when the task ends", stage, name, models_dir, stage, models_dir)
-    return names
-
-
-def _names(where: str, given: Any) -> List[str]:
-    if hasattr(given, "tolist"):    # numpy
-        given = given.tolist()
-    if isinstance(given, (str, bytes, os.PathLike, Mapping)) or not isinstance(given, Iterable):
-        raise ResultError(f"{where}: must be a list of file names, not {given!r:.80}")
-    names = list(given)
-    for name in names:
-        if not isinstance(name, (str, os.PathLike)) or "\0" in os.fspath(name):
-            raise ResultError(f"{where}: {name!r:.80} is no file name")
-    return [os.fspath(name) for name in names]
-
-
-def _relative(what: str, name: str, folders: Sequence[str]) -> str:
-    """The name relative to the first of the folders that it is in."""
-    if os.path.isabs(name):
-        for folder in folders:
-            if os.path.normpath(name).startswith(os.path.normpath(folder) + os.sep):
-                return os.path.relpath(name, folder)
-    if not name or os.path.isabs(name) or ".." in name.split("/"):
-        raise ResultError(f"{what} {name!r} is not inside {folders[-1]}", hint="copy it there first")
-    return os.path.normpath(name)
-
-
-def _timestamp(stage: str, value: Optional[int]) -> int:
-    seconds = to_float(time.time() if value is None else value)
-    if seconds is None or not 0 <= seconds <= INT32:
-        raise ResultError(f"stage {stage}: timestamp {value!r:.80} is not in seconds since 1970")
-    return int(seconds)
-
-
-def checked_metrics(stage: str, given: Optional[Mapping[str, Any]]) -> Dict[str, Any]:
-    """Metrics as the platform takes them.
-
-    Raises:
-        ResultError: There are none, or one that it would refuse.
-    """
-    if not given:
-        raise ResultError(f"stage {stage}: no metric is given", hint="evaluation_result={'mAP': ...}")
-    metrics = dict(_metric(stage, str(key), value) for key, value in given.items())
-    if not any(key in metrics for key in _PRIMARY_METRICS):
-        raise ResultError(f"stage {stage}: none of {', '.join(_PRIMARY_METRICS)} is among the metrics {sorted(metrics)}",
-                          hint="mAP for detection, mIoU for semantic, maskAP for instance segmentation")
-    return metrics
-
-
-def _metric(stage: str, name: str, value: Any) -> Tuple[str, Any]:
-    if name in _OWN_KEYS:
-        raise ResultError(f"stage {stage}: evaluation_result must not hold {name!r}")
-    if name.lower() in _COUNTS:
-        return name.lower(), _count(stage, name, value)
-    return name, _fraction(stage, name, value) if name in _FRACTIONS else plain(value)
-
-
-def _fraction(stage: str, name: str, value: Any) -> float:
-    number = to_float(value)
-    if number == -1.0:
-        _log.warning("stage %s: %s is -1 (COCO found nothing to evaluate); 0 is written", stage, name)
-        return 0.0
-    if number is None or not 0.0 <= number <= 1.0:
-        raise ResultError(f"stage {stage}: {name} is {value!r}, which the platform refuses", hint="a fraction from 0 to 1, not percent")
-    return number
-
-
-def _count(stage: str, name: str, value: Any) -> int:
-    number = to_float(value)
-    if number is None or not math.isfinite(number) or number != int(number) or not 0 <= number <= INT32:
-        raise ResultError(f"stage {stage}: {name} is {value!r}, which the platform refuses", hint="a whole number, 0 or more")
-    return int(number)
-
-
-def _attachments(given: Optional[Mapping[str, Sequence[str]]], models_dir: str) -> Dict[str, List[str]]:
-    """Names relative to the folder of their section, the only place where the platform looks."""
-    made: Dict[str, List[str]] = {}
-    for section, names in _items("attachments", given):
-        where = f"attachments: {section}"
-        if str(section) in ("", ".", "..") or "/" in str(section) or "\0" in str(section):
-            raise ResultError(f"attachments: the section {section!r} cannot be the name of a folder")
-        folder = os.path.join(models_dir, "attachments", str(section))
-        made[str(section)] = [_relative(f"{where}: the file", name, [folder]) for name in _names(where, names)]
-        for name in made[str(section)]:
-            if not os.path.isfile(os.path.join(folder, name)):
-                _log.warning("%s: %s is not in %s: the platform will refuse the model if it is not there when the task ends",
-                             where, name, folder)
-    return made
-
-
-def _items(what: str, given: Any) -> Iterable[Tuple[Any, Any]]:
-    if given is not None and not isinstance(given, Mapping):
-        raise ResultError(f"{what} must be a mapping, not {given!r:.80}")
-    return (given or {}).items()
-
-
-def _evaluate_config(given: Optional[Mapping[str, float]]) -> Dict[str, float]:
-    made = {}
-    for key, value in _items("evaluate_config", given):
-        number = to_float(value)
-        if number is None or not math.isfinite(number):
-            raise ResultError(f"evaluate_config: {key} is {value!r}", hint="the platform takes numbers only")
-        made[str(key)] = number
-    return made

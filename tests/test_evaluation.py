@@ -1,21 +1,36 @@
 """The figures that the platform shows."""
 from __future__ import annotations
 
-import pytest
-import torch
+import sys
 
-from data import Truth
-from evaluate import evaluate
-from predict import Detections
+import pytest
+
+from ymir_exc.errors import ArgumentError
+from ymir_exc.evaluation import mean_average_precision as evaluate
+
+pytest.importorskip("pycocotools")
+np = pytest.importorskip("numpy")
 
 
 def truth(*rows):
-    return Truth("", torch.tensor([row[1:] for row in rows]).view(-1, 4).float(), torch.tensor([row[0] for row in rows]).long())
+    return np.array([row[1:] for row in rows], np.float32).reshape(-1, 4), np.array([row[0] for row in rows], int)
 
 
 def found(*rows):
-    boxes, labels = torch.tensor([row[2:] for row in rows]).view(-1, 4).float(), torch.tensor([row[1] for row in rows]).long()
-    return Detections(boxes, torch.tensor([row[0] for row in rows]), labels, torch.zeros(len(rows), 2))
+    return [row[2:] for row in rows], [row[0] for row in rows], np.array([row[1] for row in rows], int)
+
+
+def test_what_does_not_fit_together():
+    with pytest.raises(ArgumentError, match="1 images and the detections of 2"):
+        evaluate([truth()], [found(), found()], 2)
+    with pytest.raises(ArgumentError, match="image 1 has 1 boxes, 1 labels and 2 scores"):
+        evaluate([truth(), truth()], [found(), ([(0, 0, 1, 1)], [0.5, 0.5], [0])], 2)
+
+
+def test_without_the_library(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pycocotools.cocoeval", None)
+    with pytest.raises(ModuleNotFoundError, match="pycocotools"):
+        evaluate([truth()], [found()], 1)
 
 
 def test_perfect(capsys):
