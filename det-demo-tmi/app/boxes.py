@@ -27,9 +27,12 @@ def nms(boxes: Tensor, labels: Tensor, threshold: float) -> Tensor:
 
     Each image's boxes are sorted by falling score; a box goes when its IoU with a better one of its class that stays is above `threshold`.
     """
-    iou, _ = overlap(boxes[:, :, None], boxes[:, None])
-    same = labels[:, :, None] == labels[:, None]
-    beats = ((iou > threshold) & same).triu(1)    # beats[i, j]: i is better than j and overlaps it
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    width = torch.minimum(x2[:, :, None], x2[:, None]) - torch.maximum(x1[:, :, None], x1[:, None])
+    height = torch.minimum(y2[:, :, None], y2[:, None]) - torch.maximum(y1[:, :, None], y1[:, None])
+    inner, areas = width.clamp_(min=0) * height.clamp_(min=0), area(boxes) * threshold
+    overlaps = inner * (1 + threshold) > areas[:, :, None] + areas[:, None]    # their IoU is above the threshold
+    beats = (overlaps & (labels[:, :, None] == labels[:, None])).triu(1)    # beats[i, j]: i is better than j and overlaps it
     keep = torch.ones_like(labels, dtype=torch.bool)
     while True:    # round r settles at least the first r boxes; a few rounds settle all
         settled = ~(beats & keep[:, :, None]).any(1)

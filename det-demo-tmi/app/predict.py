@@ -81,14 +81,18 @@ def predict(model: Detector, paths: Iterable[str], size: int, wanted: hyper.Pred
             return None
 
     with ThreadPoolExecutor() as pool:
-        while batch := list(islice(rest, wanted.batch_size)):
-            if not (readable := list(filter(None, pool.map(load, batch)))):
-                continue
-            names, squares, places = zip(*readable)
-            images = torch.stack(squares).to(where)
-            found = detect(model, images, places, wanted)
-            changed = [detect(model, change(images), places, wanted, back) for change, back in VIEWS] if views else []
-            yield from map(Seen, names, places, found, zip(*changed) if views else repeat(()), repeat(()))
+        batch = list(islice(rest, wanted.batch_size))
+        decoding = pool.map(load, batch)
+        while batch:
+            readable = list(filter(None, decoding))
+            batch = list(islice(rest, wanted.batch_size))
+            decoding = pool.map(load, batch)    # while the model is busy with those before
+            if readable:
+                names, squares, places = zip(*readable)
+                images = torch.stack(squares).to(where)
+                found = detect(model, images, places, wanted)
+                changed = [detect(model, change(images), places, wanted, back) for change, back in VIEWS] if views else []
+                yield from map(Seen, names, places, found, zip(*changed) if views else repeat(()), repeat(()))
 
 
 @torch.no_grad()
@@ -99,7 +103,8 @@ def detect(model: Detector, images: Tensor, places: Sequence[Letterbox], wanted:
         predicted = model(images)
     cells = predicted.logits.sigmoid()
     scores, labels = cells.max(-1)
-    scores, best = scores.topk(min(3 * wanted.max_detections, scores.shape[1]), -1)
+    most = int((scores >= wanted.conf_threshold).sum(1).max())    # what is left out anyway needs no second look
+    scores, best = scores.topk(min(3 * wanted.max_detections, most), -1)
     image = torch.arange(len(images), device=images.device)[:, None]
     labels, probabilities = labels[image, best], cells[image, best]
     boxes = model.refine(predicted.detail, predicted.boxes[image, best])

@@ -25,6 +25,7 @@ from ymir_exc import errors, monitor, result_writer, util
 from ymir_exc.dataset_reader import BrokenImages
 from ymir_exc.env import DatasetType
 from ymir_exc.evaluation import mean_average_precision
+from ymir_exc.integrations.torch import load_weights, save_weights
 from ymir_exc.util import YmirStage
 
 LOG_SECONDS = 5.0
@@ -71,6 +72,9 @@ class Trainer:
         self.course = Course(self.wanted.epochs * len(self.loader), self.wanted.max_seconds)
         self.board = Board(cfg.ymir.output.tensorboard_dir)
         self.stages: list[str] = []    # their names
+        self.epoch = 1
+        self._started = Path(cfg.ymir.output.root_dir, ".demo-training.pt")    # to go on from, if the container is started again
+        self._same = {**self.wanted.model_dump(), "class_names": self.class_names, "task_id": cfg.ymir.task_id}
         self._logged_at, self._logged_step = self.course.seconds, 0
 
     def run(self) -> None:
@@ -79,24 +83,28 @@ class Trainer:
                   self.device)
         self.data.fill_cache(self._on_image)
         self.course.started = time.monotonic()    # reading the images is not training
-        for epoch in count(1):
-            self._train_epoch(epoch)
+        self._resume()
+        for epoch in count(self.epoch):
+            self.epoch = epoch
+            self._train_epoch()
             done = self.course.progress
             if done >= min(1.0, (len(self.stages) + 1) / self.wanted.evaluations):
-                self._write_stage(f"epoch_{epoch}")
+                self._write_stage()
+                self._keep()
             if done >= 1:
+                self._started.unlink()
                 return
 
-    def _train_epoch(self, epoch: int) -> None:
+    def _train_epoch(self) -> None:
         self.model.train()
         for batch in self.loader:
             if monitor.should_stop():
-                self._stop(epoch)
+                self._stop()
             if batch is None:    # of images that cannot be read
                 continue
             losses = self._train_step(Batch(*(part.to(self.device) for part in batch)))
             self._report(self.course.progress, YmirStage.TASK)
-            self._log(epoch, losses)
+            self._log(losses)
             if self.course.progress >= 1:
                 return
 
@@ -121,8 +129,9 @@ class Trainer:
         self.course.step += 1
         return losses
 
-    def _write_stage(self, name: str, most: int | None = None) -> None:
+    def _write_stage(self, most: int | None = None) -> None:
         """Evaluate on the validation images, or the first `most` of them, and add the model as it is now to the result."""
+        name = f"epoch_{self.epoch}"
         started, by_path = time.monotonic(), {truth.path: truth for truth in self.val[:most]}
         truths: list[Truth] = []
         found: list[Detections] = []
@@ -136,17 +145,39 @@ class Trainer:
         checkpoint.save(Path(self.cfg.ymir.output.models_dir, name, checkpoint.FILE_NAME),
                         checkpoint.Checkpoint(self.model, self.class_names, self.size, self.data.count_objects(len(self.class_names))))
         result_writer.write_model_stage(name, [checkpoint.FILE_NAME], evaluation_result=figures)
-        self.stages.append(name)
+        self.stages = [*(known for known in self.stages if known != name), name]
         self.board.curves(self.course.step, figures)
         self.board.pictures(self.course.step, truths[:8], found[:8], self.class_names, self.size)
         self.course.reserve = max(self.course.reserve, time.monotonic() - started)
         _log.info("%s: mAP %.3f, mAP50 %.3f on %d images", name, figures["mAP"], figures["mAP50"], len(truths))
 
-    def _stop(self, epoch: int) -> None:
+    def _stop(self) -> None:
         """Keep what was learned, as far as the time allows."""
+        self._keep()
         if not self.stages or self.course.reserve <= STOP_SECONDS:
-            self._write_stage(f"epoch_{epoch}", None if self.stages else QUICK_IMAGES)
-        raise errors.Stopped(f"stopped in epoch {epoch}; the result has the stages {', '.join(self.stages)}")
+            self._write_stage(None if self.stages else QUICK_IMAGES)
+        raise errors.Stopped(f"stopped in epoch {self.epoch}; the result has the stages {', '.join(self.stages)}; started again over the "
+                             "same output folder, the training goes on")
+
+    def _keep(self) -> None:
+        """All that it takes to go on, in a file."""
+        save_weights(self._started, self.model.state_dict(), optimisers=[one.state_dict() for one in self.optimisers], same=self._same,
+                     step=self.course.step, seconds=self.course.seconds, epoch=self.epoch, stages=self.stages)
+
+    def _resume(self) -> None:
+        """Go on where an earlier start over the same output folder ended, if it did not come to its end."""
+        if not self._started.exists():
+            return
+        kept = load_weights(self._started)
+        if kept["same"] != self._same:
+            _log.warning("%s is of another training; this one begins anew", self._started)
+            return
+        self.model.load_state_dict(kept["weights"])
+        for optimiser, state in zip(self.optimisers, kept["optimisers"]):
+            optimiser.load_state_dict(state)
+        self.course.step, self.course.started = kept["step"], self.course.started - kept["seconds"]
+        self.epoch, self.stages = kept["epoch"], kept["stages"]
+        _log.info("the training goes on in epoch %d, after step %d", self.epoch, self.course.step)
 
     def _on_image(self, done: float) -> None:
         if monitor.should_stop():
@@ -156,14 +187,14 @@ class Trainer:
     def _report(self, done: float, stage: YmirStage) -> None:
         util.write_ymir_monitor_process(self.cfg, task="training", naive_stage_percent=done, stage=stage)
 
-    def _log(self, epoch: int, losses: Losses) -> None:
+    def _log(self, losses: Losses) -> None:
         """A line, and a point on the curves, every few seconds."""
         passed, steps = self.course.seconds - self._logged_at, self.course.step - self._logged_step
         if passed < LOG_SECONDS:
             return
         self._logged_at, self._logged_step = self.course.seconds, self.course.step
         speed, rate = steps * self.wanted.batch_size / passed, self.optimisers[0].param_groups[0]["lr"]
-        _log.info("epoch %d, %.0f %%: loss %.3f + %.3f, %.0f images/s", epoch, 100 * self.course.progress, losses.classes, losses.boxes,
+        _log.info("epoch %d, %.0f %%: loss %.3f + %.3f, %.0f images/s", self.epoch, 100 * self.course.progress, losses.classes, losses.boxes,
                   speed)
         self.board.curves(self.course.step, {"loss/classes": float(losses.classes), "loss/boxes": float(losses.boxes),
                                              "images per second": speed, "learning rate": rate})

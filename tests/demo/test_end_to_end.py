@@ -64,6 +64,32 @@ def test_a_stop_before_the_first_evaluation_keeps_what_was_learned(prepare):
     assert accepted.best_stage_name.startswith("epoch_")
 
 
+def test_a_stopped_training_goes_on(prepare):
+    class Stop(Exception):
+        pass
+
+    def watch(record, seconds):
+        assert seconds < 120, log(space)
+        if record is not None and record.percent > 0.3:
+            raise Stop
+
+    space = prepare("training", params={"max_seconds": 0, "epochs": 40, "input_size": 64, "evaluations": 2})
+    with pytest.raises(Stop):
+        run(space, on_progress=watch)
+    stopped = result(space)["model_stages"]
+    assert "the training goes on" in log(space), log(space)
+    assert run(space).status == 0, log(space)
+    assert "the training goes on in epoch" in (space.output / "ymir-executor-out.log").read_text(encoding="utf-8")
+    stages = result(space)["model_stages"]
+    assert set(stopped) < set(stages)
+    assert "epoch_40" in stages
+    best = result(space)["best_stage_name"]
+    assert stages[best]["mAP"] == max(stage["mAP"] for stage in stages.values())
+    platform_rules.accept_training(space.output)
+    platform_rules.accept_monitor(space.output, final="done")
+    assert sorted(path.name for path in space.output.iterdir() if path.name.startswith(".demo")) == []
+
+
 def edit(space, **changes):
     config = yaml.safe_load((space.input / "config.yaml").read_text(encoding="utf-8"))
     config.update(changes)

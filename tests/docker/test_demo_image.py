@@ -84,6 +84,30 @@ def test_stop_leaves_a_valid_result(prepare):
     assert "stopped by SIGTERM" in last_line(space)
 
 
+def test_a_stopped_training_goes_on(prepare):
+    """`docker stop`, then a second container over the same folders."""
+    space = prepare("training", params={"max_seconds": 0, "epochs": 60, "input_size": 64, "evaluations": 2})
+
+    class Stop(Exception):
+        pass
+
+    def watch(record, seconds):
+        assert seconds < 200
+        if record and record.percent > 0.3:
+            raise Stop
+
+    with pytest.raises(Stop):
+        run(space, on_progress=watch)
+    stopped = yaml.safe_load((space.output / "models/result.yaml").read_text())["model_stages"]
+    assert run(space).status == 0, "\n".join(launch.tail(space.output / "ymir-executor-out.log", 40))
+    assert "the training goes on in epoch" in (space.output / "ymir-executor-out.log").read_text()
+    result = yaml.safe_load((space.output / "models/result.yaml").read_text())
+    assert set(stopped) < set(result["model_stages"])
+    assert result["model_stages"][result["best_stage_name"]]["mAP"] == max(stage["mAP"] for stage in result["model_stages"].values())
+    platform_rules.accept_training(space.output)
+    platform_rules.accept_monitor(space.output, final="done")
+
+
 def percent(space) -> float:
     fields = (space.output / "monitor.txt").read_text().split("\t")
     return float(fields[2]) if len(fields) > 3 else 0.0
@@ -134,10 +158,11 @@ def empty_index(space):
     (space.input / "train-index.tsv").write_text("")
 
 
-def unreadable_image(space):
+def unreadable_images(space):
     lines = (space.input / "train-index.tsv").read_text().splitlines()
-    (space.input / "broken.jpg").write_bytes(b"no image")
-    lines[0] = "/in/broken.jpg\t" + lines[0].split("\t")[1]
+    for number in range(0, len(lines), 5):
+        (space.input / f"broken-{number}.jpg").write_bytes(b"no image")
+        lines[number] = f"/in/broken-{number}.jpg\t" + lines[number].split("\t")[1]
     (space.input / "train-index.tsv").write_text("\n".join(lines) + "\n")
 
 
@@ -164,7 +189,7 @@ def inference_without_class_names(space):
 @pytest.mark.parametrize(("spoil", "code", "status", "words"), [
     (without_class_names, 300001, 4, "class_names"), (broken_config, 300001, 4, "config.yaml"),
     (without_index, 300002, 4, "train-index.tsv"), (unset_index, 300002, 4, "training_index_file"),
-    (empty_index, 300002, 4, "train-index.tsv"), (unreadable_image, 300003, 1, "broken.jpg"),
+    (empty_index, 300002, 4, "train-index.tsv"), (unreadable_images, 300003, 1, "max_broken_ratio"),
     (a_gpu, 300102, 1, "gpu_id"), (no_weights, 300004, 1, "model_params_path"),
     (inference_without_class_names, 300001, 4, "class_names"),
 ])

@@ -1,0 +1,172 @@
+"""What the demo detector learns in which time, how fast it is, and where the time goes.
+
+    python benchmarks/detector.py                 # some ten minutes, most of them training
+    python benchmarks/detector.py --quick         # one short training
+    python benchmarks/detector.py --device cuda   # on a GPU
+    python benchmarks/detector.py --markdown      # and write the tables into RESULTS.md
+
+The curve: trainings from scratch on the sample dataset, as tasks of the platform, each given so many seconds; evaluated on the validation
+split. The parts: medians of wall seconds over batches of the same images, everything else at rest.
+"""
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Tuple
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks"), str(ROOT / "det-demo-tmi/app")]
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")    # as the demo has it
+
+import torch  # noqa: E402
+from core import write_section  # noqa: E402
+
+import checkpoint  # noqa: E402
+import hyper  # noqa: E402
+import predict  # noqa: E402
+from augment import augment  # noqa: E402
+from data import Batch, DetectionDataset, collate, load_square, read_truths  # noqa: E402
+from loss import detection_loss  # noqa: E402
+from model import Detector, centres  # noqa: E402
+from optim import make_optimisers  # noqa: E402
+from ymir_exc import dataset_reader, settings  # noqa: E402
+from ymir_exc.env import DatasetType  # noqa: E402
+from ymir_exc.host import launch, sample, workspace  # noqa: E402
+from ymir_exc.integrations import torchrun  # noqa: E402
+
+SIZE, BATCH = 192, 16
+SECONDS = (30, 60, 110, 300)
+
+
+def curve(root: Path, data: Path, seconds: List[int], gpu_id: str) -> Tuple[List[str], Path]:
+    """A line for each training, and the last one's model."""
+    lines = ["| `max_seconds` | seconds in all | epochs | mAP50 | mAP |", "|---|---|---|---|---|"]
+    for limit in seconds:
+        params = {"max_seconds": limit, "epochs": 10_000, "evaluations": 1, "gpu_id": gpu_id}
+        space = workspace.prepare(root / str(limit), data, ["training"], params=params, templates=ROOT / "det-demo-tmi/img-man")
+        done = launch.run_local(space, [sys.executable, str(ROOT / "det-demo-tmi/app/start.py")])
+        if done.status:
+            raise SystemExit("\n".join(launch.tail(done.log, 20)))
+        name, stage, files = workspace.best_stage(space.output)
+        lines.append(f"| {limit} | {done.seconds:.0f} | {name.partition('_')[2]} | {stage['mAP50']:.3f} | {stage['mAP']:.3f} |")
+        print(lines[-1], flush=True)
+    return lines, files[0]
+
+
+class Parts:
+    """Seconds an image of each part, measured in turn."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seen: Dict[str, List[float]] = {}
+
+    def measure(self, name: str, count: int, work: Callable[[], Any]) -> Any:
+        """Do it, and keep the seconds an image."""
+        self._wait()
+        start = time.perf_counter()
+        made = work()
+        self._wait()
+        self.seen.setdefault(name, []).append((time.perf_counter() - start) / count)
+        return made
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def __getitem__(self, name: str) -> float:
+        return statistics.median(self.seen[name])
+
+
+def of_training(parts: Parts, rounds: int) -> None:
+    """A step at full size, part by part, and as one."""
+    truths = read_truths(DatasetType.TRAINING)
+    dataset = DetectionDataset(truths, SIZE, 1024, dataset_reader.BrokenImages(len(truths), 0))
+    model = Detector(3).to(parts.device).train()
+    optimisers = make_optimisers(model, 0.01)
+    for number in range(rounds):
+        chosen = range(number * BATCH % (len(truths) - BATCH), len(truths))[:BATCH]
+        parts.measure("decode", BATCH, lambda chosen=chosen: [dataset_reader.load_image(truths[n].path, SIZE) for n in chosen])
+        samples = parts.measure("decode, resize", BATCH, lambda chosen=chosen: [dataset[n] for n in chosen])
+        batch = Batch(*(part.to(parts.device) for part in collate(samples)))    # type: ignore[union-attr]
+        ready = parts.measure("augment", BATCH, lambda batch=batch: augment(batch, SIZE))
+        with torchrun.mixed_precision(parts.device):
+            found = parts.measure("forward", BATCH, lambda ready=ready: model(ready.images))
+        loss = parts.measure("loss", BATCH, lambda found=found, ready=ready: detection_loss(model, found, centres(ready.images), ready))
+        parts.measure("backward", BATCH, lambda loss=loss: loss.total.backward())
+        parts.measure("optimiser", BATCH, lambda: [optimiser.step() for optimiser in optimisers])
+        model.zero_grad()
+
+
+def of_inference(parts: Parts, rounds: int, weights: Path) -> None:
+    """The pipeline as it runs, with a model that has learned something, and what bounds it."""
+    paths = [path for path, _ in dataset_reader.item_paths(DatasetType.VALIDATION)]
+    model = checkpoint.load(str(weights)).model.to(parts.device).eval()
+    wanted = hyper.PredictHyper()
+    squares, places = zip(*(load_square(path, SIZE) for path in paths[:BATCH]))
+    images = torch.stack(squares).to(parts.device)
+
+    def refuse(_: str, error: Exception) -> None:
+        raise error
+
+    with ThreadPoolExecutor() as pool:
+        for _ in range(rounds):
+            parts.measure("pipeline", len(paths), lambda: list(predict.predict(model, paths, SIZE, wanted, refuse)))
+            parts.measure("decode alone", len(paths), lambda: list(pool.map(lambda path: load_square(path, SIZE), paths)))
+            for _ in range(len(paths) // BATCH):
+                with torch.no_grad(), torchrun.mixed_precision(parts.device):
+                    parts.measure("forward alone", BATCH, lambda: model(images))
+                parts.measure("forward, post-process", BATCH, lambda: predict.detect(model, images, places, wanted))
+
+
+def tables(parts: Parts) -> List[str]:
+    """Where the time goes."""
+    step = [("augment", "flips, turns, colours"), ("forward", ""), ("loss", ""), ("backward", ""), ("optimiser", "Muon, AdamW")]
+    total = sum(parts[name] for name, _ in step)
+    lines = [f"Training, a step of {BATCH} images of {SIZE} pixels: {1 / total:.0f} images/s; forward alone would be "
+             f"{1 / parts['forward']:.0f}.", "", "| part | ms an image | share |", "|---|---|---|"]
+    lines += [f"| {name}{f' ({note})' if note else ''} | {1e3 * parts[name]:.2f} | {parts[name] / total:.0%} |" for name, note in step]
+    lines += [f"| once, into memory: decode | {1e3 * parts['decode']:.2f} | - |",
+              f"| once: resize | {1e3 * (parts['decode, resize'] - parts['decode']):.2f} | - |", ""]
+    post = parts["forward, post-process"] - parts["forward alone"]
+    times = parts["pipeline"] / parts["forward alone"]
+    return [*lines, f"Inference: {1 / parts['pipeline']:.0f} images/s, {times:.2f} times the forward pass.", "",
+            "| what | images/s |", "|---|---|", f"| the pipeline, decoding beside the model | {1 / parts['pipeline']:.0f} |",
+            f"| limit: forward alone | {1 / parts['forward alone']:.0f} |",
+            f"| limit: decode and resize alone, all cores | {1 / parts['decode alone']:.0f} |", f"| post-process alone | {1 / post:.0f} |"]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="one short training, few rounds")
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda")
+    parser.add_argument("--seconds", type=int, nargs="+", default=list(SECONDS), help="lengths of the trainings")
+    parser.add_argument("--markdown", action="store_true", help="write the tables into RESULTS.md")
+    arguments = parser.parse_args()
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory(prefix="ymir-detector-") as folder:
+        root = Path(folder)
+        sample.write_sample(root / "data", images=400, in_root=str(root / "data/in"))
+        settings.DEFAULT_ENV_FILE_PATH = str(root / "data/in/env.yaml")
+        parts = Parts(torch.device(arguments.device))
+        of_training(parts, 10 if arguments.quick else 60)
+        trainings, weights = curve(root, root / "data", [20] if arguments.quick else arguments.seconds,
+                                   "0" if arguments.device == "cuda" else "")
+        of_inference(parts, 2 if arguments.quick else 10, weights)
+        lines = [*trainings, "", *tables(parts)]
+        print("\n".join(["", *lines]))
+    if arguments.markdown and not arguments.quick:
+        where = torch.cuda.get_device_name() if arguments.device == "cuda" else "CPU"
+        what = " ".join(__doc__.partition("The curve: ")[2].split())
+        write_section("benchmarks/detector.py" + ("" if where == "CPU" else f" --device {arguments.device}"),
+                      "\n".join([f"On the {where}, torch {torch.__version__}. The curve: {what}", "", *lines]))
+
+
+if __name__ == "__main__":
+    main()
