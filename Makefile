@@ -44,7 +44,7 @@ export BRANCHES
 
 # With EXTRAS=test nothing but the package and what its tests themselves need is installed.
 test-core: $(VENV)/.test    ## the tests that need no torch, for other versions of Python and of what the package needs
-	$(IN_VENV) -m pytest -m "not docker" --ignore tests/demo --ignore tests/test_packaging.py $(PYTEST_FLAGS)
+	$(IN_VENV) -m pytest -m "not docker" --ignore tests/demo --ignore tests/integrations --ignore tests/test_packaging.py $(PYTEST_FLAGS)
 
 check: $(VENV)/.dev $(VENV)/.demo    ## style and types
 	$(VENV)/bin/ruff check .

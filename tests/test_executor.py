@@ -235,7 +235,7 @@ def test_a_rank_leaves_a_command_s_words_and_the_debug_failure_to_the_one_that_s
     platform.config["ymir_debug"] = True
     platform.write()
     monkeypatch.setenv("RANK", "1")
-    monkeypatch.setenv(FAILURES_VARIABLE, str(tmp_path / "gone"))
+    monkeypatch.setenv(FAILURES_VARIABLE, str(tmp_path))
     assert Executor({"training": ["false"]}).main() == 1
     assert not (tmp_path / "1.json").exists()
     assert Executor({"training": ["true"]}).main() == 0

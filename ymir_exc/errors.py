@@ -51,10 +51,13 @@ class YmirError(Exception):
     Args:
         message: What happened, in which file and key or line.
         hint: What to do about it, in one sentence.
+
+    Of a failure that another process has told of, `lines` is the traceback there.
     """
 
     return_code: RC = RC.RC_CMD_CONTAINER_ERROR
     exit_code: int = EXIT_FAILED
+    lines: Sequence[str] = ()
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
@@ -227,6 +230,11 @@ _NO_SPACE = re.compile(r"No space left on device|Disk quota exceeded", re.IGNORE
 # An exception line of a traceback: a dotted name, perhaps a message. Wrappers say only that something below them failed.
 _EXCEPTION_LINE = re.compile(r"^(?:[A-Za-z_][\w]*\.)*([A-Z_][A-Za-z0-9_]*)(?:: (.*))?$")
 _WRAPPERS = frozenset({"CalledProcessError", "ChildFailedError", "ProcessRaisedException", "ProcessExitedException", "SystemExit"})
+
+# What one of several processes says when another one is gone; read in the sources of gloo, NCCL and torch's TCPStore.
+_LOST_PEER = (r"^(?:torch\.distributed\.)?(?:RuntimeError|Dist\w*Error): .*(?:Connection (?:closed|reset) by peer|Connection refused"
+              r"|Connection was likely closed|Broken pipe|Socket closed|pair closure|got 0 bytes|(?:recv|send)(?:Value|Bytes)? failed"
+              r"|remote process exited|ncclRemoteError|communicator was aborted)")
 _TRACEBACK = "Traceback (most recent call last):"
 
 
@@ -260,6 +268,11 @@ def classify(error: BaseException) -> Failure:
     if isinstance(error, KeyboardInterrupt):
         return Failure(RC.RC_CMD_CONTAINER_ERROR, "stopped by SIGINT")
     return Failure(RC.RC_CMD_CONTAINER_ERROR, one_line(text))
+
+
+def is_lost_peer(reason: str) -> bool:
+    """Whether a process failed because another one did: the line is an exception of `torch.distributed` that says so."""
+    return re.search(_LOST_PEER, reason, re.IGNORECASE) is not None
 
 
 def exit_status(error: BaseException) -> int:
@@ -313,7 +326,7 @@ def classify_text(text: str) -> Optional[Failure]:
     """Find the reason in the last output of a program that died.
 
     The last Python exception that is not a mere wrapper (`CalledProcessError` and the like) wins; without one, the last line with known
-    words does; without either, the last line that is not blank.
+    words does; without either, the last line that is not blank. A process that lost its peer is believed if nobody says why that one died.
 
     Args:
         text: The end of the program's output, of any language.
@@ -322,9 +335,13 @@ def classify_text(text: str) -> Optional[Failure]:
         Code and one line of reason, or None when there is no text at all.
     """
     lines = [line.rstrip() for line in re.split(r"[\r\n]+", text)]
+    lost = None
     for line in reversed(_exception_lines(lines)):
         match = _EXCEPTION_LINE.match(line)
         if match is None or match.group(1) in _WRAPPERS:
+            continue
+        if is_lost_peer(line):
+            lost = lost or line
             continue
         ours = _tree().get(match.group(1)) if line.startswith("ymir_exc.errors.") else None
         if ours is not None:
@@ -334,7 +351,7 @@ def classify_text(text: str) -> Optional[Failure]:
         code = _code_of_words(line)
         if code is not None:
             return Failure(code, one_line(line))
-    last = next((line for line in reversed(lines) if line.strip()), None)
+    last = lost or next((line for line in reversed(lines) if line.strip()), None)
     return Failure(RC.RC_CMD_CONTAINER_ERROR, one_line(last)) if last else None
 
 

@@ -6,11 +6,12 @@ import os
 import shlex
 import subprocess
 import sys
+import time
 import traceback
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Sequence, Union
 
-from ymir_exc import env, monitor, util
-from ymir_exc.errors import ConfigError, Stopped, YmirError, classify, exit_status, traceback_lines
+from ymir_exc import _files, env, monitor, util
+from ymir_exc.errors import ConfigError, ProgramError, Stopped, YmirError, classify, exit_status, traceback_lines
 from ymir_exc.platforms.base import SUPERVISED_VARIABLE
 
 if TYPE_CHECKING:
@@ -21,7 +22,13 @@ _log = logging.getLogger(__name__)
 App = Union[str, Sequence[str], Callable[[Any], Any]]
 """What runs a task: a Python function that takes the merged configuration, a command line, or a list of arguments."""
 
+Launcher = Callable[[Any], bool]
+"""Takes the merged configuration and runs this program again in several processes; False when this process is to do the tasks itself."""
+
 TASKS = ("training", "mining", "infer")
+
+FAILURES_VARIABLE = "YMIR_EXC_FAILURES"
+"""Set for the processes that a launcher starts: the folder where each leaves its failure. The one that started them tells the platform."""
 
 
 class Executor:
@@ -31,25 +38,32 @@ class Executor:
 
     Args:
         apps: Task ('training', 'mining', 'infer') to what runs it. Tasks that are left out are not supported by the image. By default
-            the scripts `ymir/ymir_training.py`, `ymir/ymir_mining.py` and `ymir/ymir_infer.py`.
+            the scripts `ymir/ymir_training.py`, `ymir/ymir_mining.py` and `ymir/ymir_infer.py`. What 'mining+infer' names runs
+            once, and alone, where the platform asks for both.
+        launcher: What starts several processes where the task is for several, such as `integrations.torchrun.per_gpu`; by default
+            this process is the only one.
     """
 
-    def __init__(self, apps: Optional[Mapping[str, App]] = None) -> None:
+    def __init__(self, apps: Optional[Mapping[str, App]] = None, *, launcher: Optional[Launcher] = None) -> None:
+        self.launcher = launcher
         self.apps: Dict[str, App] = dict(apps) if apps is not None else {task: f"python3 ymir/ymir_{task}.py" for task in TASKS}
 
     def main(self) -> int:
         """Run, and turn a failure into the process's exit status, with its reason as the last line of the output.
 
         Returns:
-            0; 4 for a wrong configuration or dataset; 143 after a stop; what a function gave to `sys.exit`; 1 for other failures.
+            0; 4 for a wrong configuration or dataset; 143 after a stop; what a function gave to `sys.exit`; of several processes, the
+            status of the one that failed first; 1 for other failures.
         """
         try:
             return self.start()
         except (Exception, KeyboardInterrupt, SystemExit) as e:
             sys.stdout.flush()
-            if not isinstance(e, Stopped):
+            if isinstance(e, ProgramError):    # that program has shown its traceback
+                print(e, file=sys.stderr)    # noqa: T201
+            elif not isinstance(e, Stopped):
                 traceback.print_exc()
-            if SUPERVISED_VARIABLE not in os.environ:
+            if SUPERVISED_VARIABLE not in os.environ and FAILURES_VARIABLE not in os.environ:
                 failure = classify(e)
                 print(f"ymir-exc: {failure.code} {failure.code.short_name}: {failure.reason}", file=sys.stderr, flush=True)    # noqa: T201
             return exit_status(e)
@@ -63,15 +77,18 @@ class Executor:
         Raises:
             ConfigError: No task is asked for, or one that this image does not have.
             subprocess.CalledProcessError: A command failed.
+            ProgramError: One of several processes failed.
             Exception: Whatever a Python function raised. In every case monitor.txt says so before.
         """
         logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(levelname)-8s: [%(asctime)s] %(message)s",
                             datefmt="%Y%m%d-%H:%M:%S")
         try:
             cfg = util.get_merged_config()
-            for task in self._tasks(cfg):
-                self._run(task, cfg)
-            if util.get_bool(cfg, "ymir_debug", False):
+            tasks = self._tasks(cfg)
+            if self.launcher is None or not self.launcher(cfg):
+                for task in tasks:
+                    self._run(task, cfg)
+            if util.get_bool(cfg, "ymir_debug", False) and FAILURES_VARIABLE not in os.environ:
                 raise YmirError("ymir_debug is set: the task ends as failed so that the platform keeps its folder")
         except (Exception, KeyboardInterrupt, SystemExit) as e:
             _record_failure(e)
@@ -83,6 +100,8 @@ class Executor:
         if not wanted:
             hints = filter(None, (env.misspelt_as(f"run_{task}") for task in TASKS))
             raise ConfigError("env.yaml asks for no task: run_training, run_mining and run_infer are all false", hint=next(hints, ""))
+        if wanted == ["mining", "infer"] and monitor.BOTH in self.apps:
+            return [monitor.BOTH]
         missing = [task for task in wanted if task not in self.apps]
         if missing:
             raise ConfigError(f"this image does not support {' and '.join(missing)}", hint=f"it supports {', '.join(self.apps)}")
@@ -101,7 +120,7 @@ class Executor:
             argv = _arguments(app) if isinstance(app, str) else list(app)
             _log.info("run %s", " ".join(map(shlex.quote, argv)))
             subprocess.run(argv, check=True)
-        monitor.write_monitor_logger(monitor.task_percent(cfg.ymir, task, 1.0))
+        monitor.write_monitor_logger(1.0 if task == monitor.BOTH else monitor.task_percent(cfg.ymir, task, 1.0))
         _log.info("%s is done", task)
 
 
@@ -113,14 +132,26 @@ def _arguments(command: str) -> List[str]:
 
 
 def _record_failure(error: BaseException) -> None:
-    """Leave the reason in monitor.txt, as far as its place is known; a command's own words are the supervisor's to find."""
-    if SUPERVISED_VARIABLE in os.environ and isinstance(error, subprocess.CalledProcessError):
+    """Leave the reason in monitor.txt, as far as its place is known, or for the process that started this one.
+
+    A command's own words are the supervisor's to find.
+    """
+    folder = os.environ.get(FAILURES_VARIABLE)
+    is_command = isinstance(error, subprocess.CalledProcessError) or isinstance(error.__cause__, subprocess.CalledProcessError)
+    if is_command and (folder or SUPERVISED_VARIABLE in os.environ):
         return
-    if not env.is_main_rank():
+    if not folder and not env.is_main_rank():
         return
+    failure, lines = classify(error), list(error.lines) if isinstance(error, YmirError) else []
+    if not lines:
+        lines = traceback_lines("".join(traceback.format_exception(type(error), error, error.__traceback__)))
     try:
-        current = env.current_env()
-        text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-        monitor.write_failure(current.output.monitor_file, current.task_id, classify(error), traceback_lines(text))
+        if folder:
+            import json
+            told = {"code": failure.code, "reason": failure.reason, "lines": lines, "time": time.time(), "status": exit_status(error)}
+            _files.write_bytes(os.path.join(folder, f"{os.environ.get('RANK', 0)}.json"), json.dumps(told).encode(), sync=False)
+        else:
+            current = env.current_env()
+            monitor.write_failure(current.output.monitor_file, current.task_id, failure, lines)
     except (YmirError, OSError) as e:
         _log.warning("the failure could not be recorded: %s", e)

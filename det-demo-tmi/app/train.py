@@ -194,7 +194,7 @@ class Trainer:
             return
         self._logged_at, self._logged_step = self.course.seconds, self.course.step
         speed, rate = steps * self.wanted.batch_size / passed, self.optimisers[0].param_groups[0]["lr"]
-        _log.info("epoch %d, %.0f %%: loss %.3f + %.3f, %.0f images/s", self.epoch, 100 * self.course.progress, losses.classes, losses.boxes,
-                  speed)
+        _log.info("epoch %d, %.0f %%: loss %.3f + %.3f, %.0f images/s", self.epoch, 100 * self.course.progress, losses.classes,
+                  losses.boxes, speed)
         self.board.curves(self.course.step, {"loss/classes": float(losses.classes), "loss/boxes": float(losses.boxes),
                                              "images per second": speed, "learning rate": rate})

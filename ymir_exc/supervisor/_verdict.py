@@ -137,7 +137,7 @@ def _classify(ended: Ended, said: Optional[Failure]) -> Failure:
         return Failure(RC.RC_EXEC_OOM, ended.memory)
     if number is None:
         return said or Failure(RC.RC_CMD_CONTAINER_ERROR, f"exited with status {ended.status} and printed nothing")
-    how = _describe_signal(ended.status, number)
+    how = describe_signal(ended.status, number)
     if said is not None and said.code != RC.RC_CMD_CONTAINER_ERROR:
         return Failure(said.code, one_line(f"{how}: {said.reason}"))
     if ended.status > 0 and said is not None and _TRACEBACK in _text(ended):
@@ -154,7 +154,8 @@ def _signal_of(status: int) -> Optional[int]:
     return status - 128 if status - 128 in (*_MEANINGS, signal.SIGTERM) else None
 
 
-def _describe_signal(status: int, number: int) -> str:
+def describe_signal(status: int, number: int) -> str:
+    """What killed a process, in words: with a positive status, something that the process had started."""
     what = "killed by" if status < 0 else f"exited with status {status}: something in it was killed by"
     meaning = _MEANINGS.get(number)
     return f"{what} {signal_name(number)}, {meaning}" if meaning else f"{what} {signal_name(number)}"
