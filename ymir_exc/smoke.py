@@ -31,10 +31,14 @@ def instead_of(tasks: Mapping[str, Task]) -> Dict[str, Task]:
     return {name: partial(_choose, pretended[name], real) for name, real in tasks.items()}
 
 
-def _choose(pretended: Task, real: Task, cfg: edict) -> None:
+def is_wanted(cfg: edict) -> bool:
+    """Whether the task is to be pretended."""
     given = [] if cfg.ymir.run_training else cfg.param.get("model_params_path") or []
-    is_wanted = _wanted(cfg).expected_map >= 0 or any(os.path.basename(str(path)) == MODEL_NAME for path in given)
-    (pretended if is_wanted else real)(cfg)
+    return _wanted(cfg).expected_map >= 0 or any(os.path.basename(str(path)) == MODEL_NAME for path in given)
+
+
+def _choose(pretended: Task, real: Task, cfg: edict) -> None:
+    (pretended if is_wanted(cfg) else real)(cfg)
 
 
 def train(cfg: edict) -> None:

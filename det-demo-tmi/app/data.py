@@ -70,6 +70,11 @@ def read_truths(split: DatasetType) -> list[Truth]:
     return truths
 
 
+def count_objects(truths: Sequence[Truth], num_classes: int) -> list[int]:
+    """How many there are of each class."""
+    return [sum(int((truth.labels == label).sum()) for truth in truths) for label in range(num_classes)]
+
+
 def load_square(path: str, size: int) -> tuple[Tensor, Letterbox]:
     """One image, upright, in RGB, in a square: `(3, size, size)` uint8; raises ImageError when it cannot be decoded."""
     image, (width, height) = dataset_reader.load_image(path, size)
@@ -105,10 +110,6 @@ class DetectionDataset(Dataset[Optional[Batch]]):
             return None
         return Batch(image[None], place.to_square(truth.boxes)[None], truth.labels[None])
 
-    def count_objects(self, num_classes: int) -> list[int]:
-        """How many there are of each class."""
-        return [sum(int((truth.labels == label).sum()) for truth in self.truths) for label in range(num_classes)]
-
     def fill_cache(self, on_image: Callable[[float], None]) -> None:
         """Decode in advance; `on_image` is told the fraction that is done."""
         with ThreadPoolExecutor() as pool:
@@ -118,10 +119,11 @@ class DetectionDataset(Dataset[Optional[Batch]]):
 
 
 def collate(samples: Sequence[Batch | None]) -> Batch | None:
-    """Batches of one become one batch; shorter lists of boxes are filled up with label -1. None when no image can be read."""
+    """Batches of one become one batch; lists of boxes are filled up, with label -1, to one or more. None when no image can be read."""
     readable = [sample for sample in samples if sample is not None]
     if not readable:
         return None
     images, boxes, labels = zip(*readable)
-    return Batch(torch.cat(images), pad_sequence([b[0] for b in boxes], batch_first=True),
-                 pad_sequence([label[0] for label in labels], batch_first=True, padding_value=-1))
+    none = torch.zeros(1, 4), torch.full((1,), -1)    # so that a batch without objects has a list too
+    return Batch(torch.cat(images), pad_sequence([none[0], *(b[0] for b in boxes)], batch_first=True)[1:],
+                 pad_sequence([none[1], *(label[0] for label in labels)], batch_first=True, padding_value=-1)[1:])

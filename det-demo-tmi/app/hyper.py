@@ -17,6 +17,7 @@ class TrainingHyper(BaseModel):
     evaluations: int = Field(3, ge=1)
     cache_mb: int = Field(1024, ge=0)
     max_broken_ratio: float = Field(0.1, ge=0, le=1)
+    cpu_processes: int = Field(2, ge=1)
     seed: int = 0
 
 
@@ -28,6 +29,7 @@ class PredictHyper(BaseModel):
     iou_threshold: float = Field(0.6, ge=0, le=1)
     max_detections: int = Field(100, ge=1)
     max_broken_ratio: float = Field(0.1, ge=0, le=1)
+    cpu_processes: int = Field(1, ge=1)
 
 
 class MiningHyper(PredictHyper):

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ymir_exc.integrations import torchrun
+
 HOLD = 0.6    # fraction of the training at the full learning rate; then it falls linearly to zero
 WARM_UP_STEPS = 10
 
@@ -62,24 +64,25 @@ def make_optimisers(model: nn.Module, learning_rate: float) -> list[torch.optim.
 
 @dataclass
 class Course:
-    """How far the training is, by steps or by time, whichever is further along."""
+    """How far the training is, by steps or by time, whichever is further along; on every process the same."""
 
     steps: int    # at most
     max_seconds: float    # 0: as long as the steps take
     reserve: float = 0.0    # seconds of these that the last evaluation will need
     step: int = 0
     started: float = field(default_factory=time.monotonic)
+    progress: float = 0.0    # 0 at the start, 1 at the end
 
     @property
     def seconds(self) -> float:
         """Since the start."""
         return time.monotonic() - self.started
 
-    @property
-    def progress(self) -> float:
-        """0 at the start, 1 at the end."""
+    def advance(self) -> None:
+        """After a step."""
+        self.step += 1
         by_time = self.seconds / max(self.max_seconds - self.reserve, 1e-3) if self.max_seconds else 0.0
-        return min(1.0, max(self.step / self.steps, by_time))
+        self.progress = torchrun.of_rank_0(min(1.0, max(self.step / self.steps, by_time)))
 
     @property
     def rate(self) -> float:

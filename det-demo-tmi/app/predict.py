@@ -11,13 +11,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import checkpoint
-import device
 import hyper
 from boxes import nms
 from data import Letterbox, load_square
 from model import Detector
 from ymir_exc import dataset_reader, errors, monitor, util
 from ymir_exc.env import DatasetType
+from ymir_exc.integrations import torchrun
 
 
 class Detections(NamedTuple):
@@ -53,7 +53,7 @@ VIEWS: tuple[tuple[Callable[[Tensor], Tensor], Callable[[Tensor, float], Tensor]
 
 def candidates(cfg: EasyDict, task: str, views: bool = False) -> Iterator[Seen]:
     """What the model that the platform hands in sees on the candidate images; reports progress and obeys a stop."""
-    wanted, where = util.get_parameters(cfg, hyper.PredictHyper), device.pick(cfg)
+    wanted, where = util.get_parameters(cfg, hyper.PredictHyper), torchrun.device(cfg)
     loaded, names = checkpoint.load(str(util.pick_weight_file(cfg, suffix=".pt"))), util.get_class_names(cfg)
     if names != loaded.class_names:
         raise errors.ConfigError(f"{cfg.ymir.input.config_file}: class_names are {names}, the model was trained for {loaded.class_names}")
@@ -99,7 +99,7 @@ def predict(model: Detector, paths: Iterable[str], size: int, wanted: hyper.Pred
 def detect(model: Detector, images: Tensor, places: Sequence[Letterbox], wanted: hyper.PredictHyper,
            back: Callable[[Tensor, float], Tensor] = lambda boxes, _: boxes) -> list[Detections]:
     """What a model in `eval()` mode finds on images `(B, 3, S, S)`, 0..255, that lie in their squares as `places` says."""
-    with device.mixed_precision(images.device):
+    with torchrun.mixed_precision(images.device):
         predicted = model(images)
     cells = predicted.logits.sigmoid()
     scores, labels = cells.max(-1)

@@ -12,19 +12,19 @@ from easydict import EasyDict
 from torch.utils.data import DataLoader
 
 import checkpoint
-import device
 import hyper
 from augment import augment
 from board import Board
-from data import Batch, DetectionDataset, Truth, collate, read_truths
+from data import Batch, DetectionDataset, Truth, collate, count_objects, read_truths
 from loss import Losses, detection_loss
 from model import Detector, centres
 from optim import HOLD, Course, make_optimisers
 from predict import Detections, predict
-from ymir_exc import errors, monitor, result_writer, util
+from ymir_exc import env, errors, monitor, result_writer, sharding, util
 from ymir_exc.dataset_reader import BrokenImages
 from ymir_exc.env import DatasetType
 from ymir_exc.evaluation import mean_average_precision
+from ymir_exc.integrations import torchrun
 from ymir_exc.integrations.torch import load_weights, save_weights
 from ymir_exc.util import YmirStage
 
@@ -38,9 +38,10 @@ _log = logging.getLogger(__name__)
 
 def train(cfg: EasyDict) -> None:
     """Train a detector; the result has a stage for every evaluation, the last one from when the training ended or was stopped."""
-    trainer = Trainer(cfg)
+    trainer = Trainer(cfg, device := torchrun.device(cfg))
     try:
-        trainer.run()
+        with torchrun.process_group(device):
+            trainer.run()
     except torch.cuda.OutOfMemoryError as e:
         free, total = torch.cuda.mem_get_info(trainer.device)
         raise errors.OutOfMemoryError(f"batch_size {trainer.wanted.batch_size} at input_size {trainer.size} does not fit into the GPU's "
@@ -50,24 +51,31 @@ def train(cfg: EasyDict) -> None:
 
 
 class Trainer:
-    """All that a training needs, and its loop."""
+    """All that a training needs, and its loop.
 
-    def __init__(self, cfg: EasyDict) -> None:
+    Of several processes each trains on images of its own, with the same weights; the first one evaluates and writes.
+    """
+
+    def __init__(self, cfg: EasyDict, device: torch.device) -> None:
         monitor.should_stop()    # from now on a stop is obeyed, not suffered
         self.cfg, self.wanted = cfg, util.get_parameters(cfg, hyper.TrainingHyper)
-        self.class_names, self.size, self.device = util.get_class_names(cfg), self.wanted.input_size, device.pick(cfg)
+        self.class_names, self.size, self.device = util.get_class_names(cfg), self.wanted.input_size, device
+        rank, processes = sharding.rank_and_world_size()
         random.seed(self.wanted.seed)
         torch.manual_seed(self.wanted.seed)
         self.val = read_truths(DatasetType.VALIDATION)
         truths = read_truths(DatasetType.TRAINING)
+        self.class_counts = count_objects(truths, len(self.class_names))
+        truths = truths[rank::processes] or truths
         broken = [BrokenImages(len(split), self.wanted.max_broken_ratio) for split in (truths, self.val)]
         self.data, self.broken_val = DetectionDataset(truths, self.size, self.wanted.cache_mb, broken[0]), broken[1]
-        self.loader = DataLoader(self.data, self.wanted.batch_size, shuffle=True, collate_fn=collate,
-                                 drop_last=len(self.data) >= self.wanted.batch_size)
+        batch_size = max(1, self.wanted.batch_size // processes)
+        self.loader = DataLoader(self.data, batch_size, shuffle=True, collate_fn=collate, drop_last=len(self.data) >= batch_size)
         self.model = Detector(len(self.class_names))
         if given := util.pick_weight_file(cfg, suffix=".pt"):
             checkpoint.start_from(given, self.model, self.class_names)
         self.model.to(self.device)
+        torch.manual_seed(self.wanted.seed + rank)    # from here on the processes do different things
         self.optimisers = make_optimisers(self.model, self.wanted.learning_rate)
         self.course = Course(self.wanted.epochs * len(self.loader), self.wanted.max_seconds)
         self.board = Board(cfg.ymir.output.tensorboard_dir)
@@ -92,16 +100,15 @@ class Trainer:
                 self._write_stage()
                 self._keep()
             if done >= 1:
-                self._started.unlink()
+                if env.is_main_rank():
+                    self._started.unlink()
                 return
 
     def _train_epoch(self) -> None:
         self.model.train()
-        for batch in self.loader:
-            if monitor.should_stop():
+        for batch in filter(None, self.loader):    # None: of images that cannot be read
+            if torchrun.should_stop():
                 self._stop()
-            if batch is None:    # of images that cannot be read
-                continue
             losses = self._train_step(Batch(*(part.to(self.device) for part in batch)))
             self._report(self.course.progress, YmirStage.TASK)
             self._log(losses)
@@ -116,36 +123,39 @@ class Trainer:
         done = self.course.progress
         scales = (1 / 2, 2 / 3, 5 / 6) if done < HOLD else (5 / 6, 1, 7 / 6) if done < SETTLE else (1,)
         batch = augment(batch, max(32, round(self.size * random.choice(scales) / 32) * 32))
-        with device.mixed_precision(self.device):
+        with torchrun.mixed_precision(self.device):
             predicted = self.model(batch.images)
         losses = detection_loss(self.model, predicted, centres(batch.images), batch)
         if not torch.isfinite(losses.total):
             raise errors.NanError(f"the loss became {losses.total.item()} in step {self.course.step}", hint="lower learning_rate")
         losses.total.backward()  # type: ignore[no-untyped-call]
+        torchrun.average_gradients(self.model.parameters())
         for optimiser in self.optimisers:
             optimiser.param_groups[0]["lr"] = optimiser.defaults["lr"] * self.course.rate
             optimiser.step()
             optimiser.zero_grad()
-        self.course.step += 1
+        self.course.advance()
         return losses
 
     def _write_stage(self, most: int | None = None) -> None:
         """Evaluate on the validation images, or the first `most` of them, and add the model as it is now to the result."""
         name = f"epoch_{self.epoch}"
+        self.stages = [*(known for known in self.stages if known != name), name]
+        if not env.is_main_rank():
+            return
         started, by_path = time.monotonic(), {truth.path: truth for truth in self.val[:most]}
         truths: list[Truth] = []
         found: list[Detections] = []
         for seen in predict(self.model, by_path, self.size, EVALUATION, self.broken_val.add):
             truths.append(by_path[seen.path])
             found.append(seen.found)
-            if monitor.should_stop() and len(found) >= QUICK_IMAGES and not self.stages:    # better judged by a few than lost
+            if monitor.should_stop() and len(found) >= QUICK_IMAGES and self.stages == [name]:    # better judged by a few than lost
                 break
         figures = mean_average_precision([(truth.boxes, truth.labels) for truth in truths],
                                          [(one.boxes, one.scores, one.labels) for one in found], len(self.class_names))
         checkpoint.save(Path(self.cfg.ymir.output.models_dir, name, checkpoint.FILE_NAME),
-                        checkpoint.Checkpoint(self.model, self.class_names, self.size, self.data.count_objects(len(self.class_names))))
+                        checkpoint.Checkpoint(self.model, self.class_names, self.size, self.class_counts))
         result_writer.write_model_stage(name, [checkpoint.FILE_NAME], evaluation_result=figures)
-        self.stages = [*(known for known in self.stages if known != name), name]
         self.board.curves(self.course.step, figures)
         self.board.pictures(self.course.step, truths[:8], found[:8], self.class_names, self.size)
         self.course.reserve = max(self.course.reserve, time.monotonic() - started)
@@ -156,13 +166,16 @@ class Trainer:
         self._keep()
         if not self.stages or self.course.reserve <= STOP_SECONDS:
             self._write_stage(None if self.stages else QUICK_IMAGES)
+        torchrun.of_rank_0(0.0)    # the others wait for what the first one writes
         raise errors.Stopped(f"stopped in epoch {self.epoch}; the result has the stages {', '.join(self.stages)}; started again over the "
                              "same output folder, the training goes on")
 
     def _keep(self) -> None:
         """All that it takes to go on, in a file."""
-        save_weights(self._started, self.model.state_dict(), optimisers=[one.state_dict() for one in self.optimisers], same=self._same,
-                     step=self.course.step, seconds=self.course.seconds, epoch=self.epoch, stages=self.stages)
+        if env.is_main_rank():
+            course = self.course.step, self.course.progress, self.course.seconds
+            save_weights(self._started, self.model.state_dict(), optimisers=[one.state_dict() for one in self.optimisers], same=self._same,
+                         course=course, epoch=self.epoch, stages=self.stages)
 
     def _resume(self) -> None:
         """Go on where an earlier start over the same output folder ended, if it did not come to its end."""
@@ -175,7 +188,8 @@ class Trainer:
         self.model.load_state_dict(kept["weights"])
         for optimiser, state in zip(self.optimisers, kept["optimisers"]):
             optimiser.load_state_dict(state)
-        self.course.step, self.course.started = kept["step"], self.course.started - kept["seconds"]
+        self.course.step, self.course.progress, seconds = kept["course"]
+        self.course.started -= seconds
         self.epoch, self.stages = kept["epoch"], kept["stages"]
         _log.info("the training goes on in epoch %d, after step %d", self.epoch, self.course.step)
 

@@ -1,6 +1,9 @@
 """Real trainings on a small dataset, in processes of their own; the platform's rules judge what they leave."""
 from __future__ import annotations
 
+import os
+import re
+
 import pytest
 import torch
 import yaml
@@ -90,6 +93,23 @@ def test_a_stopped_training_goes_on(prepare):
     assert sorted(path.name for path in space.output.iterdir() if path.name.startswith(".demo")) == []
 
 
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="each process needs a core")
+def test_two_processes_leave_what_one_leaves(prepare):
+    params = {"max_seconds": 0, "epochs": 2, "input_size": 64, "evaluations": 1}
+    files, steps = [], []
+    for processes in (1, 2):
+        space = prepare("training", root=f"of {processes}", params={**params, "cpu_processes": processes})
+        assert run(space).status == 0, log(space)
+        platform_rules.accept_training(space.output)
+        platform_rules.accept_monitor(space.output, final="done")
+        files.append(sorted(str(path.relative_to(space.output)) for path in (space.output / "models").rglob("*")))
+        text = (space.output / "ymir-executor-out.log").read_text(encoding="utf-8")
+        steps.append(sorted(set(re.findall(r"(\d+) images to train on", text))))
+        assert text.count("epoch_2: mAP") == 1    # one of them evaluates
+    assert files[0] == files[1]
+    assert steps == [["120"], ["60"]]
+
+
 def edit(space, **changes):
     config = yaml.safe_load((space.input / "config.yaml").read_text(encoding="utf-8"))
     config.update(changes)
@@ -110,7 +130,7 @@ def unreadable_images(space):
     (lambda space: edit(space, epochs="many"), 300001, 4, "epochs"),
     (lambda space: (space.input / "train-index.tsv").write_text(""), 300002, 4, "train-index.tsv"),
     (lambda space: (space.input / "val-index.tsv").unlink(), 300002, 4, "val-index.tsv"),
-    (unreadable_images, 300003, 1, "of 120 images cannot be read, more than max_broken_ratio 0.1"),
+    (unreadable_images, 300003, 1, "images cannot be read, more than max_broken_ratio 0.1"),
     pytest.param(lambda space: edit(space, gpu_id="0"), 300102, 1, "gpu_id",
                  marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")),
     (lambda space: edit(space, learning_rate=1e30), 300201, 1, "learning_rate"),

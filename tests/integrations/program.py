@@ -31,6 +31,13 @@ def add(cfg):
     with torchrun.process_group(device), torchrun.process_group(device):
         numbers = torch.tensor([int(RANK) + 1])
         dist.all_reduce(numbers)
+        here, there = torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.zeros(2, 2))
+        here.grad = torch.full((2,), int(RANK) + 1.0)
+        if RANK == "1":
+            there.grad = torch.ones(2, 2)
+        torchrun.average_gradients([here, torch.nn.Parameter(torch.zeros(3), requires_grad=False), there])
+        assert (here.grad.tolist(), there.grad.tolist()) == ([1.5, 1.5], [[0.5, 0.5], [0.5, 0.5]])
+        assert torchrun.of_rank_0(int(RANK) + 5) == 5
         known = [os.environ[name] for name in ("LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "OMP_NUM_THREADS")]
         (HERE / f"sum {RANK}").write_text(repr([numbers.item(), str(device), *known, sys.argv[2:]]), encoding="utf-8")
     assert not dist.is_initialized()

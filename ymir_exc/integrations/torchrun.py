@@ -29,7 +29,7 @@ import sys
 import tempfile
 import time
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, NoReturn, Optional, Sequence, Set, Union
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, NoReturn, Optional, Sequence, Set, Union
 
 from ymir_exc import monitor, util
 from ymir_exc.code import ExecutorReturnCode as RC
@@ -405,9 +405,55 @@ def should_stop() -> bool:
     asked = monitor.should_stop()
     if not (dist.is_available() and dist.is_initialized()):
         return asked
-    flag = torch.tensor(int(asked), device="cuda" if dist.get_backend() == "nccl" else "cpu")
+    flag = torch.tensor(int(asked), device=_exchange_device())
     dist.all_reduce(flag, dist.ReduceOp.MAX)
     return bool(flag.item())
+
+
+def of_rank_0(value: float) -> float:
+    """The value that rank 0 has, on each rank: so that all decide alike. Of a single process its own.
+
+    All ranks of a `process_group` have to call this equally often.
+    """
+    import torch
+    import torch.distributed as dist
+    if not (dist.is_available() and dist.is_initialized()):
+        return value
+    shared = torch.tensor(value, dtype=torch.float64, device=_exchange_device())
+    dist.broadcast(shared, 0)
+    return float(shared.item())
+
+
+def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
+    """Replace each gradient by its mean over the ranks, in one exchange; nothing for a single process.
+
+    What `DistributedDataParallel` does for models whose every use goes through `forward`, this does for all others. A parameter without a
+    gradient counts as one with zeros where another rank has one.
+
+    Args:
+        parameters: `model.parameters()`, in the same order on each rank.
+    """
+    import torch
+    import torch.distributed as dist
+    if not (dist.is_available() and dist.is_initialized()):
+        return
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    for parameter in trained:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
+    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    start = 0
+    for gradient in gradients:
+        gradient.copy_(flat[start:start + gradient.numel()].view_as(gradient))
+        start += gradient.numel()
+
+
+def _exchange_device() -> str:
+    import torch.distributed as dist
+    return "cuda" if dist.get_backend() == "nccl" else "cpu"
 
 
 def mixed_precision(device: torch.device) -> torch.autocast:
