@@ -512,6 +512,41 @@ def detections(place: Place) -> None:
 
 
 @case
+def sharding(place: Place) -> None:
+    """What it costs that a kill leaves the results so far: both writers, image by image, with the candidate list in blocks and without."""
+    from ymir_exc import dataset_reader, result_writer
+    from ymir_exc import sharding as ours
+    from ymir_exc.env import DatasetType
+    rng, boxes, index = np.random.default_rng(0), 10, place.root / "in/candidate-index.tsv"
+    corners = (rng.random((boxes, 4)) * 100).astype(np.float32)
+    corners[:, 2:] += corners[:, :2] + 1
+    scores, classes, ranks = rng.random(boxes).astype(np.float32), np.zeros(boxes, int), rng.random(1000).tolist()
+
+    def plain(writer: Any) -> Any:    # noqa: ARG001 - as `candidates`
+        return (path for path, _ in dataset_reader.item_paths(DatasetType.CANDIDATE))
+
+    def mine(paths: Callable[[Any], Any]) -> None:
+        with result_writer.MiningResultWriter() as writer:
+            for n, path in enumerate(paths(writer)):
+                writer.add(path, ranks[n % 1000])
+
+    def infer(paths: Callable[[Any], Any]) -> None:
+        with result_writer.InferResultWriter(["cat"]) as writer:
+            for path in paths(writer):
+                writer.add(path, corners, scores, classes)
+
+    values = f"numpy.full(({boxes}, 4), [0, 0, 9, 9.]), numpy.full({boxes}, 0.5), numpy.zeros({boxes}, int)"
+    for work, count, writer, value in ((mine, place.many(1_000_000), "MiningResultWriter()", "0.5"),
+                                       (infer, place.many(100_000), "InferResultWriter(['cat'])", values)):
+        index.write_text("".join(f"/in/assets/{n % 256:02x}/{n:040x}.jpg\n" for n in range(count)))
+        found = in_turn({"plain": cpu(lambda work=work: work(plain)), "ours": cpu(lambda work=work: work(ours.candidates))}, 3)
+        memory = peak_memory(place, f"from ymir_exc import sharding\nwith result_writer.{writer} as w:\n"
+                                    f"    for path in sharding.candidates(w): w.add(path, *[{value}])")
+        name = f"`{writer.partition('(')[0]}`, {short(count)} images" + (f" of {boxes} boxes" if work is infer else "")
+        add(f"{name}, with `sharding.candidates`", found, "ours", Named("plain", "with `item_paths`"), memory=memory)
+
+
+@case
 def stages(place: Place) -> None:
     """A model stage, eleven of them in the file."""
     from ymir_exc import _files, result_writer

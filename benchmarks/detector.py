@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks"), str(ROOT / "det-demo-tmi/app")]
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")    # as the demo has it
 
+import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from core import write_section  # noqa: E402
 
@@ -31,11 +32,11 @@ import checkpoint  # noqa: E402
 import hyper  # noqa: E402
 import predict  # noqa: E402
 from augment import augment  # noqa: E402
-from data import Batch, DetectionDataset, collate, load_square, read_truths  # noqa: E402
+from data import Batch, DetectionDataset, collate, read_truths  # noqa: E402
 from loss import detection_loss  # noqa: E402
 from model import Detector, centres  # noqa: E402
 from optim import make_optimisers  # noqa: E402
-from ymir_exc import dataset_reader, settings  # noqa: E402
+from ymir_exc import dataset_reader, images, settings  # noqa: E402
 from ymir_exc.env import DatasetType  # noqa: E402
 from ymir_exc.host import launch, sample, workspace  # noqa: E402
 from ymir_exc.integrations import torchrun  # noqa: E402
@@ -86,12 +87,12 @@ class Parts:
 def of_training(parts: Parts, rounds: int) -> None:
     """A step at full size, part by part, and as one."""
     truths = read_truths(DatasetType.TRAINING)
-    dataset = DetectionDataset(truths, SIZE, 1024, dataset_reader.BrokenImages(len(truths), 0))
+    dataset = DetectionDataset(truths, SIZE, 1024, images.BrokenImages(len(truths), 0))
     model = Detector(3).to(parts.device).train()
     optimisers = make_optimisers(model, 0.01)
     for number in range(rounds):
         chosen = range(number * BATCH % (len(truths) - BATCH), len(truths))[:BATCH]
-        parts.measure("decode", BATCH, lambda chosen=chosen: [dataset_reader.load_image(truths[n].path, SIZE) for n in chosen])
+        parts.measure("decode", BATCH, lambda chosen=chosen: [images.load_image(truths[n].path, SIZE) for n in chosen])
         samples = parts.measure("decode, resize", BATCH, lambda chosen=chosen: [dataset[n] for n in chosen])
         batch = Batch(*(part.to(parts.device) for part in collate(samples)))    # type: ignore[union-attr]
         ready = parts.measure("augment", BATCH, lambda batch=batch: augment(batch, SIZE))
@@ -108,8 +109,8 @@ def of_inference(parts: Parts, rounds: int, weights: Path) -> None:
     paths = [path for path, _ in dataset_reader.item_paths(DatasetType.VALIDATION)]
     model = checkpoint.load(str(weights)).model.to(parts.device).eval()
     wanted = hyper.PredictHyper()
-    squares, places = zip(*(load_square(path, SIZE) for path in paths[:BATCH]))
-    images = torch.stack(squares).to(parts.device)
+    squares, places = zip(*(images.load_square(path, SIZE) for path in paths[:BATCH]))
+    batch = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2).to(parts.device)
 
     def refuse(_: str, error: Exception) -> None:
         raise error
@@ -117,11 +118,11 @@ def of_inference(parts: Parts, rounds: int, weights: Path) -> None:
     with ThreadPoolExecutor() as pool:
         for _ in range(rounds):
             parts.measure("pipeline", len(paths), lambda: list(predict.predict(model, paths, SIZE, wanted, refuse)))
-            parts.measure("decode alone", len(paths), lambda: list(pool.map(lambda path: load_square(path, SIZE), paths)))
+            parts.measure("decode alone", len(paths), lambda: list(pool.map(lambda path: images.load_square(path, SIZE), paths)))
             for _ in range(len(paths) // BATCH):
                 with torch.no_grad(), torchrun.mixed_precision(parts.device):
-                    parts.measure("forward alone", BATCH, lambda: model(images))
-                parts.measure("forward, post-process", BATCH, lambda: predict.detect(model, images, places, wanted))
+                    parts.measure("forward alone", BATCH, lambda: model(batch))
+                parts.measure("forward, post-process", BATCH, lambda: predict.detect(model, batch, places, wanted))
 
 
 def tables(parts: Parts) -> List[str]:

@@ -11,8 +11,8 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "ymir_exc"
 
 L0 = {"__init__", "_version", "settings", "code", "errors", "_files"}
-L1 = {"_yaml", "_models", "_annotations", "_rle", "env", "dataset_reader", "result_writer", "monitor"}
-L1_SHARED = {"_yaml", "_models", "_annotations", "_rle", "env"}
+L1 = {"_yaml", "_models", "_annotations", "_rle", "env", "dataset_reader", "result_writer", "monitor", "images"}
+L1_SHARED = {"_yaml", "_models", "_annotations", "_rle", "env", "images"}
 L2 = {"util", "executor", "sysinfo", "supervisor", "dataset_convert", "mining", "platforms", "integrations", "evaluation", "sharding",
       "smoke"}
 L3 = {"host"}
@@ -110,7 +110,7 @@ def loaded_by(statement: str):
 
 
 @pytest.mark.parametrize("module", ["", ".env", ".settings", ".code", ".errors", ".monitor", ".result_writer", ".dataset_reader",
-                                    ".util", ".executor", ".dataset_convert", ".cli", ".supervisor", ".sysinfo"])
+                                    ".util", ".executor", ".dataset_convert", ".cli", ".supervisor", ".sysinfo", ".sharding"])
 def test_importing_is_light(module):
     loaded = loaded_by(f"import ymir_exc{module}")
     assert not loaded & (OPTIONAL | {"pydantic", "asyncio", "easydict"} - ({"easydict"} if module in (".util", ".executor") else set()))

@@ -2,18 +2,21 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 from decimal import Decimal
 from fractions import Fraction
-from typing import List, Optional
+from typing import ClassVar, Dict, List, Optional
 
 import numpy as np
 import pydantic
 import pytest
 import yaml
+from typing_extensions import Annotated
 
 from ymir_exc import env, settings
 from ymir_exc import result_writer as rw
@@ -127,6 +130,105 @@ def test_models_are_extended_and_nested_as_those_of_pydantic():
     assert Page(box=tilted.box).model_dump() == {"box": {"x": 1, "y": 2, "w": 3, "h": 4}}
     with pytest.raises(ValueError, match="x"):
         Page(box={"x": "left"})
+
+
+class Strict(rw.Annotation):
+    """As an image declares its own to pydantic."""
+
+    score: float = pydantic.Field(ge=0, le=1)
+    rank: int = pydantic.Field(7, lt=10)
+    note: str = pydantic.Field(default_factory=lambda: "made")
+    share: Annotated[float, pydantic.Field(le=1)] = 0.5
+    kind: ClassVar[str] = "strict"
+
+    @pydantic.field_validator("class_name")
+    @classmethod
+    def lower(cls, name):
+        if name == "none":
+            raise ValueError("no name")
+        return name.lower()
+
+
+class Stricter(Strict):
+    @pydantic.model_validator(mode="after")
+    def whole(self):
+        if self.rank > 5 and self.score < 0.1:
+            raise ValueError("a low score of a high rank")
+        return self
+
+
+@pytest.mark.parametrize("model", [Strict, Stricter])
+def test_what_a_subclass_declares_to_pydantic_counts(model):
+    box = rw.Box(x=1, y=2, w=3, h=4)
+    made = model(class_name="CAT", score=0.5, box=box)
+    assert made.dict() == {"class_name": "cat", "score": 0.5, "box": box.dict(), "rank": 7, "note": "made", "share": 0.5}
+    assert made.box is box
+    assert pickle.loads(pickle.dumps(made)) == made
+    assert model(class_name="a", score=0, box=box, rank=1, note="b", share=0.5).score == 0
+    for wrong, words in [({"score": 5.0}, "less than or equal to 1"), ({"score": -1.0}, "greater than or equal to 0"),
+                         ({"rank": 10}, "rank"), ({"class_name": "none"}, "no name"), ({"share": 1.5}, "share")]:
+        with pytest.raises(pydantic.ValidationError, match=words):
+            model(**{"class_name": "a", "score": 0.5, "box": box, **wrong})
+    with pytest.raises(pydantic.ValidationError, match=r"score\s+Field required"):
+        model(class_name="a", box=box)
+    if model is Stricter:
+        with pytest.raises(pydantic.ValidationError, match="a low score of a high rank"):
+            model(class_name="a", score=0.05, box=box)
+
+
+def test_limits_in_the_type_count_too():
+    class Sure(rw.Annotation):
+        share: Annotated[float, pydantic.Field(le=1), {"unit": "none"}] = 0.5    # which does not hash
+
+    values = {"class_name": "a", "score": 0.5, "box": rw.Box(x=1, y=2, w=3, h=4)}
+    assert (Sure(**values).share, Sure(**values, share="0.25").share) == (0.5, 0.25)
+    with pytest.raises(pydantic.ValidationError, match="share"):
+        Sure(**values, share=1.5)
+
+
+def test_objects_share_no_default():
+    class Tagged(rw.Annotation):
+        tags: list = []
+        more: Dict[str, List[int]] = {"a": []}
+
+    def make():
+        return Tagged(class_name="a", score=0.5, box=rw.Box(x=1, y=2, w=3, h=4))
+
+    first = make()
+    first.tags.append("b")
+    first.more["a"].append(1)
+    assert (make().tags, make().more) == ([], {"a": []})
+    constructed = Tagged.construct(class_name="a")
+    constructed.tags.append("b")
+    assert Tagged.construct(class_name="a").tags == []
+
+
+def test_the_other_names_of_pydantic():
+    values = {"class_name": "a", "score": 0.5, "box": {"x": 1, "y": 2, "w": 3, "h": 4}}
+    whole = rw.Annotation(**values)
+    assert rw.Annotation.parse_raw(json.dumps(values)) == rw.Annotation.model_validate_json(json.dumps(values)) == whole
+    assert type(rw.Annotation.parse_raw(json.dumps(values)).box) is rw.Box
+    with pytest.raises(pydantic.ValidationError):
+        rw.Box.parse_raw("{")
+    odd = rw.Box.construct(x="not checked")
+    assert (odd.x, type(odd), rw.Box.model_construct(x="not checked")) == ("not checked", rw.Box, odd)
+    assert rw.Annotation.validate(values) == whole
+    assert list(rw.Annotation.__fields__) == list(rw.Annotation.model_fields) == ["class_name", "score", "box"]
+    assert rw.Box.schema() == rw.Box.model_json_schema()
+    assert rw.Box.schema()["required"] == ["x", "y", "w", "h"]
+
+
+def test_the_schema_of_a_model_that_embeds_ours():
+    class Page(pydantic.BaseModel):
+        items: List[rw.Annotation]
+        box: rw.Box
+
+    schema = Page.model_json_schema()
+    found = json.dumps(schema)
+    for target in re.findall(r'"#/\$defs/([^"]+)"', found):
+        assert target in schema["$defs"]
+    assert '"class_name"' in found
+    assert schema["$defs"]["Box"]["properties"]["x"]["type"] == "integer"
 
 
 @pytest.mark.parametrize("statement", [
@@ -264,6 +366,30 @@ def test_a_missing_file_a_folder_and_a_missing_config(platform):
     platform.env_file.unlink()
     with pytest.raises(ConfigError, match=r"env\.yaml does not exist"):
         env.get_current_env()
+
+
+@pytest.mark.parametrize(("given", "said"), [(3, "3"), ("", "''"), ("/none/config.yaml", "/none/config.yaml")])
+def test_a_config_file_that_is_not_there_is_told_by_its_key(platform, given, said):
+    platform.env["input"]["config_file"] = given
+    platform.write()
+    with pytest.raises(ConfigError, match=rf"env\.yaml: input\.config_file: {re.escape(said)} does not exist"):
+        env.get_executor_config()
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ('"a\\0b": 1', "NUL"), ('a: {"\\0": 1}', "NUL"), ('a: ["\\0"]', "NUL"),
+    ("1: a\n01: b", "line 2: .*'01' is there twice"), ("0x1: a\n1: b", "twice"), ("yes: a\ntrue: b", "twice"), ("1: a\n1.0: b", "twice"),
+    ("a: 1\n'a': 2", "twice"), ("null: 1\n~: 2", "twice"),
+])
+def test_odd_keys(platform, text, words):
+    (platform.input / "config.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=rf"config\.yaml.*{words}"):
+        env.get_executor_config()
+
+
+def test_keys_that_only_look_alike_are_none_twice(platform):
+    (platform.input / "config.yaml").write_text("1: a\n'1': b\n1.5: c\n'true': d\ntrue_: e\n")
+    assert env.get_executor_config() == {1: "a", "1": "b", 1.5: "c", "true": "d", "true_": "e"}
 
 
 def test_a_file_that_is_no_configuration_by_its_size(platform):

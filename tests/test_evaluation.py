@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from ymir_exc.errors import ArgumentError
+from ymir_exc.errors import ArgumentError, NanError, classify
 from ymir_exc.evaluation import mean_average_precision as evaluate
 
 pytest.importorskip("pycocotools")
@@ -56,3 +56,49 @@ def test_a_box_that_fits_by_three_quarters():
 
 def test_the_wrong_class():
     assert evaluate([truth((0, 0, 0, 40, 40))], [found((0.9, 1, 0, 0, 40, 40))], 2)["mAP50"] == 0
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("place", ["box", "score"])
+def test_a_model_that_diverged_is_not_perfect(bad, place):
+    good = found((0.9, 0, 0, 0, 40, 40))
+    odd = found((0.9, 0, 0, 0, bad, 40)) if place == "box" else found((bad, 0, 0, 0, 40, 40))
+    with pytest.raises(NanError, match=f"image 1 has a {place} that is not finite") as caught:
+        evaluate([truth((0, 0, 0, 40, 40))] * 2, [good, odd], 1)
+    assert classify(caught.value).code == 300201
+    with pytest.raises(NanError, match="image 0"):
+        evaluate([truth((0, 0, 0, bad, 40))], [good], 1)
+
+
+@pytest.mark.parametrize("label", [-1, 2, 0.5, float("nan")])
+def test_labels_that_are_no_class(label):
+    one, box = ([(0, 0, 40, 40)], [label]), [(0, 0, 40, 40)]
+    with pytest.raises(ArgumentError, match=r"image 1 has the label .*0\.\.1"):
+        evaluate([truth(), one], [found(), found()], 2)
+    with pytest.raises(ArgumentError, match=r"image 0 has the label .*0\.\.1"):
+        evaluate([truth()], [(box, [0.5], [label])], 2)
+
+
+class Scalar:
+    """As a tensor of one number: it hashes by its identity."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def tolist(self):
+        return self.value
+
+    def __float__(self):
+        return float(self.value)
+
+
+def test_lists_of_tensors_are_taken():
+    box = [Scalar(0.0), Scalar(0.0), Scalar(40.0), Scalar(40.0)]
+    result = evaluate([([box], [Scalar(1)])], [([np.array([0, 0, 40, 40])], [Scalar(0.9)], [Scalar(1.0)])], 2)
+    assert result["mAP"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("boxes", [[(0, 0, 40)], [0], [(0, 0, "wide", 40)], [None]])
+def test_boxes_that_are_none(boxes):
+    with pytest.raises(ArgumentError, match="image 0 has a box that is not four numbers"):
+        evaluate([truth()], [(boxes, [0.5], [0])], 1)

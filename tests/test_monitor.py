@@ -16,7 +16,7 @@ import pytest
 from tests.contract import platform_rules
 from ymir_exc import env, monitor, util
 from ymir_exc.code import ExecutorReturnCode, ExecutorState
-from ymir_exc.errors import Failure, StorageError
+from ymir_exc.errors import ArgumentError, Failure, StorageError
 
 
 @pytest.fixture(autouse=True)
@@ -116,6 +116,28 @@ def test_nan_is_refused(platform):
     assert columns(platform)[2] == "0.50"
 
 
+@pytest.mark.parametrize("state", [5, -1, "running", None])
+def test_a_state_that_the_platform_would_refuse_is_not_written(platform, state):
+    monitor.write_monitor_logger(0.5)
+    with pytest.raises(ArgumentError, match="nothing was written"):
+        monitor.write_monitor_logger(0.6, state=state)
+    with pytest.raises(ArgumentError, match="return_code"):
+        monitor.write_monitor_logger(0.6, state=ExecutorState.ES_ERROR, return_code="out of memory")
+    assert columns(platform)[2:4] == ["0.50", "2"]
+    monitor._writer.reset()
+    monitor.write_monitor_logger(0.6, state=3)
+    assert columns(platform)[2:4] == ["0.60", "3"]
+
+
+def test_nan_is_refused_as_a_part_of_a_stage_too(platform):
+    cfg = util.get_merged_config()
+    util.write_ymir_monitor_process(cfg, "training", 0.5, "task")
+    for value in (float("nan"), np.float32("nan")):
+        with pytest.raises(ArgumentError, match="NaN"):
+            util.write_ymir_monitor_process(cfg, "training", value, "task")
+    assert columns(platform)[2] == "0.50"
+
+
 def test_an_error_is_written_at_once_with_its_code_and_message(platform):
     monitor.write_monitor_logger(0.5)
     monitor.write_monitor_logger(0.6, state=ExecutorState.ES_ERROR, return_code=ExecutorReturnCode.RC_EXEC_OOM, message="no\tmemory\n")
@@ -150,18 +172,35 @@ def test_the_last_value_is_on_disk_when_the_process_ends(platform):
     assert columns(platform)[2] == "0.50"
 
 
+FORKS = """
+import os, signal, sys, threading, time
+from ymir_exc import monitor
+for n in range(9):
+    monitor.write_monitor_logger(n / 100)    # the thread is at work
+held, over = threading.Event(), threading.Event()
+def hold():
+    with monitor._writer.lock:
+        held.set()
+        over.wait()
+threading.Thread(target=hold).start()
+held.wait()
+pid = os.fork()
+if not pid:
+    signal.alarm(30)
+    for n in range(51):
+        monitor.write_monitor_logger(n / 100)
+    while monitor.read_record(sys.argv[1]).percent != 0.5:    # of a thread of the child's own
+        time.sleep(0.01)
+    os._exit(0)
+status = os.waitpid(pid, 0)[1]
+over.set()
+assert status == 0, status
+"""
+
+
 def test_a_fork_in_the_midst_does_not_hang(platform):
-    program = ("import os\nfrom ymir_exc import monitor\n"
-               "for n in range(2000):\n"
-               "    monitor.write_monitor_logger(n / 4000)\n"
-               "    if n % 100 == 0:\n"
-               "        pid = os.fork()\n"
-               "        if not pid:\n"
-               "            monitor.write_monitor_logger(0.5)\n"
-               "            os._exit(0)\n"
-               "        assert os.waitpid(pid, 0)[1] == 0\n")
     environ = {**os.environ, "DEFAULT_ENV_FILE_PATH": str(platform.env_file)}
-    subprocess.run([sys.executable, "-W", "ignore", "-c", program], env=environ, check=True, timeout=120)
+    subprocess.run([sys.executable, "-W", "ignore", "-c", FORKS, str(platform.out / "monitor.txt")], env=environ, check=True, timeout=120)
 
 
 def test_timestamps_strictly_increase(platform, monkeypatch):

@@ -8,12 +8,14 @@ import math
 import os
 from decimal import Decimal
 from fractions import Fraction
+from typing import List, Optional
 
 import numpy as np
 import pytest
 import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from pydantic import create_model
 
 from tests.replay import Tensor
 from ymir_exc import dataset_reader, env, monitor, util
@@ -184,7 +186,7 @@ def after_writing(stages, new):
 def files_of(number):
     """Its own folder's, one whose name tells it, one that it shares with its neighbour, and one that all overwrite."""
     low = number - number % 2
-    return ["own.pt", f"s{number}.pt", f"s{low}-s{low + 1}.pt", "best.pt"]
+    return ["own.pt", f"s_{number}.pt", f"pair-{low}-{low + 1}.pt", "best.pt"]
 
 
 def model_files(platform):
@@ -204,7 +206,7 @@ def test_eleven_stages(platform, monkeypatch, calls):
         (root / name).unlink()
     stages, owners = [], {}
     for turn, (number, time, value) in enumerate(calls):
-        name, files = f"s{number}", files_of(number)
+        name, files = f"s_{number}", files_of(number)
         for place in (f"{name}/own.pt", *files[1:]):
             platform.model(place, f"{place} of turn {turn}".encode())
         owners.setdefault(name, set()).add(f"best.pt of turn {turn}")
@@ -215,11 +217,15 @@ def test_eleven_stages(platform, monkeypatch, calls):
         assert result["mAP"] == best_of(stages).value
         assert {key: (entry["mAP"], entry["timestamp"], entry["files"]) for key, entry in result["model_stages"].items()} == {
             stage.name: (stage.value, 1700000000 + stage.time, stage.files) for stage in stages}
-        listed = {f"{stage.name}/{name}" for stage in stages for name in ("own.pt", "best.pt")}
-        listed |= {name for stage in stages for name in stage.files[1:3]}
-        assert model_files(platform) == listed | {"result.yaml", "best.pt"}    # the last is the executor's own
+        listed = {f"{stage.name}/{name}" for stage in stages for name in ("own.pt", stage.files[2], "best.pt")}
+        listed |= {stage.files[1] for stage in stages}
+        originals = {"best.pt", *(stage.files[2] for stage in stages)}    # of what stages have copies of: the program's own
+        there = model_files(platform)
+        assert {name for name in there if not name.startswith("pair-")} - {"best.pt"} == listed | {"result.yaml"}
+        assert originals <= there
     for stage in stages:
-        assert (root / stage.name / "best.pt").read_text() in owners[stage.name]
+        for name in ("best.pt", stage.files[2]):
+            assert (root / stage.name / name).read_text() in {words.replace("best.pt", name) for words in owners[stage.name]}
 
 
 # --------------------------------------------------------------------------------------------------------------- values of any make
@@ -338,3 +344,28 @@ def test_any_protocol_version_is_read(platform, version):
     modern = rw.multiple_model_stages_supportable()
     if not isinstance(version, str):
         assert modern is (version >= 1)
+
+
+# --------------------------------------------------------------------------------------------------------- hyper-parameters of a form
+
+WHOLE, REAL = st.integers(-10 ** 30, 10 ** 30), st.floats(allow_nan=False)
+WRITTEN = [(WHOLE, int, str), (REAL, float, repr), (st.booleans(), bool, str), (st.booleans(), bool, lambda value: str(value).lower()),
+           (st.lists(WHOLE, min_size=1), List[int], lambda values: list(map(str, values))), (st.none(), Optional[int], lambda value: ""),
+           (st.lists(REAL, min_size=1), List[float], lambda values: list(map(repr, values))), (WHOLE, Optional[int], str),
+           (st.lists(st.booleans(), min_size=1), List[bool], lambda values: list(map(str, values)))]
+WRITTEN_VALUES = st.sampled_from(WRITTEN).flatmap(lambda kind: kind[0].map(lambda value: (value, kind[1], kind[2](value))))
+
+
+@repeatable(200)
+@given(values=st.lists(WRITTEN_VALUES, min_size=1, max_size=5), by_form=st.booleans())
+@example(values=[(1e-05, float, "1e-05"), (5e-324, float, "5e-324"), (math.inf, float, "inf")], by_form=False)
+def test_hyperparameters_that_became_text_come_out_equal(platform, values, by_form):
+    """A form hands in text; a person's file has it without quotes, and YAML reads 1e-05 as text too."""
+    names = [f"name_{number}" for number in range(len(values))]
+    texts = {name: text for name, (_, _, text) in zip(names, values)}
+    lines = [f"{name}: {str(text).replace(chr(39), '')}" for name, text in texts.items()]
+    (platform.input / "config.yaml").write_text(yaml.safe_dump(texts) if by_form else "\n".join(lines))
+    kind = create_model("Parameters", **{name: (kind, None) for name, (_, kind, _) in zip(names, values)})
+    found = util.get_parameters(util.get_merged_config(), kind)
+    for name, (value, _, _) in zip(names, values):
+        assert (getattr(found, name), type(getattr(found, name))) == (value, type(value))

@@ -53,6 +53,13 @@ def test_the_program_keeps_the_contract(page, platform, tmp_path):
     platform_rules.accept_monitor(platform.out, final="done")
 
 
+SHOWS_PROGRESS = """
+from ymir_exc import monitor
+write = monitor.write_monitor_logger
+monitor.write_monitor_logger = lambda percent: (print(percent), write(percent))
+"""
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_the_streaming_program_keeps_the_contract(page, platform):
     candidates = ["/in/assets/a.jpg", "/in/assets/b.jpg"]
@@ -60,8 +67,10 @@ def test_the_streaming_program_keeps_the_contract(page, platform):
     platform.config["model_params_path"] = [str(platform.input / "models/best.pt")]
     (platform.input / "models/best.pt").write_bytes(b"weights")
     platform.run("mining", "infer")
-    program = next(code for code in blocks(page, "python") if "InferResultWriter" in code)
-    subprocess.run([sys.executable, "-c", program], env={**os.environ, "DEFAULT_ENV_FILE_PATH": str(platform.env_file)}, check=True)
+    program = SHOWS_PROGRESS + next(code for code in blocks(page, "python") if "InferResultWriter" in code)
+    environ = {**os.environ, "DEFAULT_ENV_FILE_PATH": str(platform.env_file)}
+    done = subprocess.run([sys.executable, "-c", program], env=environ, check=True, stdout=subprocess.PIPE, text=True)
+    assert done.stdout.split() == ["0.5", "1.0", "1.0"]    # of both tasks together
     platform_rules.accept_mining(platform.out, candidates)
     found = platform_rules.accept_detection(platform.out, candidates, platform.config["class_names"])
     assert [box["box"] for box in found["a.jpg"]] == [{"x": 10, "y": 21, "w": 30, "h": 39}]

@@ -4,6 +4,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -45,10 +46,31 @@ def test_a_name_that_every_stage_uses_is_copied_for_each(platform):
     platform_rules.accept_training(platform.out)
 
 
-def test_a_name_that_tells_its_stage_is_not_doubled(platform):
-    platform.model("epoch_1.pt")
-    write(platform, "epoch_1", ["epoch_1.pt"])
-    assert models(platform) == ["epoch_1.pt", "result.yaml"]
+@pytest.mark.parametrize(("stage", "name"), [("epoch_1", "epoch_1.pt"), ("epoch-1", "sub/epoch-1.pth.tar"), ("best", "best/w.pt")])
+def test_a_name_that_no_other_stage_uses_is_not_doubled(platform, stage, name):
+    platform.model(name)
+    write(platform, stage, [name])
+    assert models(platform) == sorted([name, "result.yaml"])
+
+
+@pytest.mark.parametrize(("stage", "name"), [("best", "best.pt"), ("last", "last.pt"), ("v1", "model.v1.pt"), ("v1", "v1.pt"),
+                                             ("yolov5", "yolov5.pt"), ("epoch_1", "epoch_10.pt"), ("s_1", "model_s_1.pt")])
+def test_a_name_that_another_stage_may_use_is_copied(platform, stage, name):
+    platform.model(name, b"first")
+    write(platform, stage, [name], 0.9)
+    platform.model(name, b"second")
+    write(platform, "other", [name], 0.1)
+    assert platform.result()["best_stage_name"] == stage
+    assert [packed(platform, stage, name), packed(platform, "other", name)] == [b"first", b"second"]
+
+
+def test_an_own_file_gives_way_to_a_newer_one_whose_name_tells_the_stage(platform):
+    platform.model("s_1/s_1.pt", b"first")
+    write(platform, "s_1", ["s_1.pt"])
+    time.sleep(0.02)
+    platform.model("s_1.pt", b"second")
+    write(platform, "s_1", ["s_1.pt"])
+    assert packed(platform, "s_1", "s_1.pt") == b"second"
 
 
 def test_a_stage_written_again_takes_the_newer_weights(platform):
@@ -113,8 +135,23 @@ def test_dropped_stages_are_freed_and_nothing_else(platform):
     platform_rules.accept_training(platform.out)
 
 
+def test_what_a_dropped_stage_was_copied_from_goes_if_its_name_has_the_number(platform):
+    """The rest is the program's, also what it has saved again since."""
+    platform.model("best.pt")
+    write(platform, "best", ["best.pt"], 0.1)
+    for n in range(12):
+        for name in (f"model_s_{n}.pt", f"w_{n}.pt", f"again_s_{n}.pt"):
+            platform.model(name)
+        write(platform, f"s_{n}", [f"model_s_{n}.pt", f"w_{n}.pt", f"again_s_{n}.pt"])
+        platform.model(f"again_s_{n}.pt", b"more weights")
+    assert not (platform.out / "models/s_0").exists()
+    assert "best" not in platform.result()["model_stages"]
+    assert (platform.out / "models/best.pt").exists()
+    assert {f"{name}_{n}.pt" for name in ("model_s", "w", "again_s") for n in range(12)} - set(models(platform)) == {"model_s_0.pt"}
+
+
 def test_a_file_that_another_stage_lists_stays(platform):
-    platform.model("a_b.pt")    # tells both stages, so both list the common file
+    platform.model("a_b.pt")    # tells both stages
     write(platform, "a", ["a_b.pt"], 0.1)
     for n in range(11):
         platform.model(f"b/n{n}.pt")
@@ -287,37 +324,93 @@ def test_weights_in_a_folder_with_the_hyphen_are_found(platform, caplog):
     platform_rules.accept_training(platform.out)
 
 
-def test_a_folder_with_the_hyphen_takes_no_space_twice_and_stays(platform):
+def test_a_folder_with_the_hyphen_is_the_programs(platform):
     path = platform.out / "models/epoch-1/sub/w.pt"
     platform.model("epoch-1/sub/w.pt", b"of epoch 1")
+    platform.model("sub/w.pt", b"of any epoch")
     write(platform, "epoch-1", ["sub/w.pt"])
-    own = platform.out / "models/epoch_1/sub/w.pt"
-    assert own.samefile(path)
-    assert not own.is_symlink()
+    with open(path, "wb") as f:    # killed while it saves again
+        f.write(b"torn")
+    assert packed(platform, "epoch_1", "sub/w.pt") == b"of epoch 1"
     platform_rules.accept_training(platform.out)
-    path.with_name("new").write_bytes(b"again")
-    path.with_name("new").rename(path)
+    time.sleep(0.02)
+    path.write_bytes(b"again")
     write(platform, "epoch-1", ["sub/w.pt"])
-    assert own.samefile(path)
-    assert own.read_bytes() == b"again"
+    assert packed(platform, "epoch_1", "sub/w.pt") == b"again"
     for n in range(12):
         platform.model(f"s{n}.pt")
         write(platform, f"s{n}", [f"s{n}.pt"], 0.9)
-    assert not own.exists()
+    assert not (platform.out / "models/epoch_1").exists()
     assert path.read_bytes() == b"again", "the program may load it again"
-    assert path.stat().st_nlink == 1
     assert not list(platform.out.rglob(".*"))
 
 
-def test_a_folder_with_the_hyphen_is_copied_where_nothing_can_be_linked(platform, monkeypatch):
+def fill(folder):
+    """Mount a small disk there, on which a copy of these weights has no room beside two of them."""
+    if os.getuid():
+        pytest.skip("mounting needs root")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)], check=True)
+    return b"first" * 20_000, b"other" * 20_000
+
+
+@pytest.mark.parametrize("stage", ["run", "run-1"])
+def test_a_full_disk_leaves_a_stage_its_weights_with_its_metrics(platform, stage):
+    folder = platform.out / "models"
+    first, other = fill(folder)
+    try:
+        name = "model.pt" if stage == "run" else "run-1/model.pt"
+        for content in (first, other):
+            platform.model("small.pt", content[:5])
+            platform.model(name, content)
+            if content is first:
+                write(platform, stage, ["small.pt", "model.pt"], 0.1)
+        before, result = models(platform), platform.result()
+        own = folder / stage.replace("-", "_") / "model.pt"
+        with pytest.raises(StorageError, match=re.escape(f"cannot write {own}: No space left on device")):
+            write(platform, stage, ["small.pt", "model.pt"], 0.9)
+        assert (models(platform), platform.result()) == (before, result)
+        assert (own.read_bytes(), own.with_name("small.pt").read_bytes()) == (first, b"first")
+        subprocess.run(["mount", "-o", "remount,size=1m", str(folder)], check=True)
+        write(platform, stage, ["small.pt", "model.pt"], 0.9)
+        assert (own.read_bytes(), own.with_name("small.pt").read_bytes(), platform.result()["mAP"]) == (other, b"other", 0.9)
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("can_link", [True, False])
+def test_a_result_that_cannot_be_written_leaves_a_stage_its_weights(platform, monkeypatch, can_link):
+    """Also the next call takes the newer ones, although the earlier ones have changed their place since."""
+    write_bytes = stages._files.write_bytes
+
+    def fail(path, *args, **kwargs):
+        if path.endswith("result.yaml"):
+            assert (platform.out / "models/s/best.pt").read_bytes() == b"second"
+            raise stages._files.storage_error(path, OSError(28, ""))
+        write_bytes(path, *args, **kwargs)
+
     def refuse(*args, **kwargs):
         raise PermissionError
 
-    monkeypatch.setattr(os, "link", refuse)
-    platform.model("epoch-1/w.pt", b"of epoch 1")
-    write(platform, "epoch-1", ["w.pt"])
-    assert packed(platform, "epoch_1", "w.pt") == b"of epoch 1"
-    assert not (platform.out / "models/epoch_1/w.pt").samefile(platform.out / "models/epoch-1/w.pt")
+    if not can_link:
+        monkeypatch.setattr(os, "link", refuse)
+    for name in ("best.pt", "v.pt"):
+        platform.model(name, b"first")
+    write(platform, "s", ["best.pt", "v.pt"], 0.1)
+    time.sleep(0.02)
+    for name in ("best.pt", "v.pt"):
+        platform.model(name, b"second")
+    before, result = models(platform), platform.result()
+    with monkeypatch.context() as patch:
+        patch.setattr(stages._files, "write_bytes", fail)
+        with pytest.raises(StorageError):
+            write(platform, "s", ["best.pt", "v.pt"], 0.9)
+    assert (models(platform), platform.result()) == (before, result)
+    assert [packed(platform, "s", name) for name in ("best.pt", "v.pt")] == [b"first", b"first"]
+    time.sleep(0.02)
+    write(platform, "between", ["best.pt"], 0.1)
+    write(platform, "s", ["best.pt", "v.pt"], 0.9)
+    assert [packed(platform, "s", name) for name in ("best.pt", "v.pt")] == [b"second", b"second"]
+    assert not list(platform.out.rglob(".*"))
 
 
 def test_a_file_that_cannot_come_to_where_the_platform_looks_costs_no_earlier_stage(platform):
@@ -332,7 +425,6 @@ def test_a_file_that_cannot_come_to_where_the_platform_looks_costs_no_earlier_st
         write(platform, "epoch-1", ["v.pt", "w.pt"])
     assert (models(platform), (platform.out / "models/result.yaml").read_bytes()) == (
         sorted([*before[0], "epoch-1/v.pt", "epoch-1/w.pt"]), before[1])
-    assert (platform.out / "models/epoch-1/w.pt").stat().st_nlink == 1
 
 
 def test_a_name_that_the_program_linked_itself_stays(platform):
@@ -371,7 +463,6 @@ def test_what_leads_out_of_a_folder_with_the_hyphen_is_copied(platform):
         write(platform, stage, ["w.pt"])
         own = platform.out / "models" / stage.replace("-", "_") / "w.pt"
         assert own.read_bytes() == content
-        assert own.stat().st_nlink == 1
         assert not own.is_symlink()
 
 
@@ -404,11 +495,11 @@ def test_what_a_killed_writer_noted_is_deleted_only_where_it_is_nobodys(platform
     times = {name: os.stat(models_dir / name).st_mtime_ns for name in names if (models_dir / name).exists()}
     times.update({"changed/best.pt": times["changed/best.pt"] - 1, "gone.pt": 5, "odd.pt": "soon", "nul\0.pt": 5})
     left = note(platform, times)
-    platform.model("new.pt")
-    write(platform, "new", ["new.pt"])
+    platform.model("new_1.pt")
+    write(platform, "new_1", ["new_1.pt"])
     assert not left.exists()
     assert outside.exists()
-    assert models(platform) == sorted(["changed/best.pt", "listed/best.pt", "attachments/s/a.png", "odd.pt", "result.yaml", "new.pt"])
+    assert models(platform) == sorted(["changed/best.pt", "listed/best.pt", "attachments/s/a.png", "odd.pt", "result.yaml", "new_1.pt"])
 
 
 @pytest.mark.parametrize("content", ["", "{torn", "[1]", "7", "null", '{"a.pt": null}'])

@@ -3,8 +3,12 @@ from __future__ import annotations
 
 import enum
 import json
+import math
 import os
 import random
+import resource
+import signal
+import struct
 import sys
 from pathlib import Path
 
@@ -15,7 +19,7 @@ import pytest
 from tests.contract import platform_rules
 from ymir_exc import _rle
 from ymir_exc import result_writer as rw
-from ymir_exc.errors import ResultError
+from ymir_exc.errors import ArgumentError, ResultError, StorageError
 from ymir_exc.result_writer import InferResultWriter, MiningResultWriter, SegmentationResultWriter, _values
 
 NAMES = ["cat", "狗 \"q\""]
@@ -137,6 +141,125 @@ def test_a_bad_array_is_named_among_many(platform):
     assert not (platform.out / "infer-result.json").exists()
 
 
+BAD_ARRAYS = {
+    "score": (np.zeros((1, 4)), np.array([float("nan")]), np.array([0])),
+    "edge": (np.full((1, 4), float("inf")), np.ones(1), np.array([0])),
+    "class": (np.zeros((1, 4)), np.ones(1), np.array([2])), "shape": (np.zeros((1, 5)), np.ones(1), np.array([0])),
+    "width": (np.array([[0, 0, 2.0 ** 31, 1]]), np.ones(1), np.array([0])),
+    "size": (np.full((1, 4), 2 ** 32), np.ones(1, np.float32), np.array([0])),
+}
+
+
+@pytest.mark.parametrize("what", BAD_ARRAYS)
+def test_a_bad_image_is_refused_at_once_and_costs_no_other(platform, what):
+    with InferResultWriter(NAMES) as results:
+        for n in range(60):
+            if n == 30:
+                with pytest.raises(ResultError, match=r"^30\.jpg: "):
+                    results.add("30.jpg", *BAD_ARRAYS[what])
+                assert results.count == 30
+            results.add(f"{n}.jpg", np.full((1, 4), n), np.array([0.5]), np.array([1]))
+    assert detections(platform) == {f"{n}.jpg": {"boxes": [one(NAMES[1], x=n, y=n, w=0, h=0)]} for n in range(60)}
+
+
+def test_many_small_images_keep_all_their_values(platform):
+    """So many that they are written in several batches; lists, single and double floats, and images with nothing come between."""
+    rng = np.random.default_rng(2)
+    given = {}
+    with InferResultWriter(NAMES, "xywh") as results:
+        for n in range(20_000):
+            count = int(rng.integers(0, 4))
+            kind = np.float32 if n // 7000 == 1 else np.float64
+            boxes, scores, class_ids = rng.integers(-99, 999, (count, 4)), rng.random(count).astype(kind), rng.integers(0, 2, count)
+            written = [float(f"{score:.9g}") if kind is np.float32 else score for score in scores.tolist()]
+            given[f"{n}.jpg"] = boxes.tolist(), written, class_ids
+            results.add(f"/in/{n}.jpg", *((boxes.tolist(), scores, class_ids.tolist()) if n % 5 == 0 else (boxes, scores, class_ids)))
+    made = detections(platform)
+    assert results.count == len(made) == 20_000
+    for name, (boxes, scores, class_ids) in given.items():
+        assert made[name]["boxes"] == [one(NAMES[class_id], score, **dict(zip("xywh", box)))
+                                       for box, score, class_id in zip(boxes, scores, class_ids)], name
+    assert list(made) == list(given)
+
+
+def test_values_that_only_just_fit(platform):
+    """What the quick check of arrays cannot say, the slow one accepts."""
+    with InferResultWriter(NAMES) as results:
+        results.add("a.jpg", np.array([[0, 0, 2e9, 2e9]] * 3), np.array([1.7e308] * 3), np.array([0] * 3))
+        results.add("b.jpg", np.array([[0, 0, 60000, 9]], np.float16), np.array([60000], np.float16), np.array([0], np.uint64))
+    made = detections(platform)
+    assert made["a.jpg"]["boxes"] == [one(score=1.7e308, x=0, y=0, w=2 * 10 ** 9, h=2 * 10 ** 9)] * 3
+    assert made["b.jpg"]["boxes"] == [one(score=60000.0, x=0, y=0, w=60000, h=9)]
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    ((None, [0.5], [0]), "None"), (([[0, 0, 1, 1]], None, [0]), "None"), (([[0, 0, 1, 1]], [0.5], None), "None"),
+    ((np.array(5.0), np.array([0.5]), np.array([0])), "box 5.0"), ((np.zeros((2, 4)), np.array(0.5), np.array(0)), "do not fit together"),
+    ((np.zeros((1, 4)), np.ma.array([0.5], mask=[True]), np.array([0])), "the score None"),
+    ((np.ma.array(np.zeros((1, 4)), mask=True), np.array([0.5]), np.array([0])), "box .None"),
+])
+def test_detections_that_are_no_arrays(platform, arguments, words):
+    with pytest.raises(ResultError, match=r"^a\.jpg: .*" + words), InferResultWriter(NAMES) as results:
+        results.add("/in/a.jpg", *arguments)
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_what_is_added_outside_of_the_block_is_refused(platform, monkeypatch, rank):
+    monkeypatch.setenv("RANK", rank)
+    pixel = np.ones((1, 1))
+    for made, acts in (
+            (InferResultWriter(NAMES), [lambda r: r.add("a.jpg", [], [], []), lambda r: r.skip("a.jpg")]),
+            (MiningResultWriter(), [lambda r: r.add("/a.jpg", 0.5), lambda r: r.add_batch(["/a.jpg"], [0.5]), lambda r: r.skip("/a.jpg")]),
+            (SegmentationResultWriter(NAMES), [lambda r: r.add("a.jpg", (1, 1)), lambda r: r.add_object("a.jpg", 0, pixel),
+                                               lambda r: r.add_label_map("a.jpg", pixel)])):
+        for act in acts:
+            with pytest.raises(ResultError, match=f"the {type(made).__name__} is used before its with-block"):
+                act(made)
+        with made as results:
+            results.add("b.jpg", *{"InferResultWriter": ([], [], []), "MiningResultWriter": (1.0,)}.get(type(made).__name__, ((1, 1),)))
+        for act in acts:
+            with pytest.raises(ResultError, match=f"the {type(made).__name__} is used after its with-block"):
+                act(made)
+        with pytest.raises(ResultError, match=f"a {type(made).__name__} has one with-block"), made:
+            pass
+        file = platform.out / ("result.tsv" if isinstance(made, MiningResultWriter) else "infer-result.json")
+        assert file.exists() == (rank == "0")
+        if rank == "0":
+            assert "b.jpg" in file.read_text()
+            assert "a.jpg" not in file.read_text()
+
+
+@pytest.mark.parametrize("path", [None, 5, ["a.jpg"], 0.5])
+def test_what_is_no_path(platform, path):
+    for writer, act in ((InferResultWriter(NAMES), lambda r: r.add(path, [], [], [])), (MiningResultWriter(), lambda r: r.add(path, 0.5)),
+                        (MiningResultWriter(), lambda r: r.add_batch([path], np.array([0.5]))),
+                        (SegmentationResultWriter(NAMES), lambda r: r.add(path, (1, 1))),
+                        (SegmentationResultWriter(NAMES), lambda r: r.add_object(path, 0, np.ones((1, 1)))),
+                        (SegmentationResultWriter(NAMES), lambda r: r.add_label_map(path, np.ones((1, 1))))):
+        with pytest.raises(ResultError, match="is no path of an image"), writer as results:
+            act(results)
+    with pytest.raises(ResultError, match="is no path of an image"):
+        rw.write_mining_result([(path, 0.5)])
+    if not isinstance(path, list):
+        with pytest.raises(ResultError, match="is no path of an image"):
+            rw.write_infer_result({path: []})
+
+
+def test_paths_as_bytes(platform):
+    name = "/in/图.jpg".encode()
+    with InferResultWriter(NAMES) as results, MiningResultWriter() as ranking:
+        results.add(name, [], [], [])
+        ranking.add(name, 0.5)
+    assert list(detections(platform)) == ["图.jpg"]
+    assert (platform.out / "result.tsv").read_text() == "/in/图.jpg\t0.5\n"
+
+
+def test_a_value_that_json_lacks_names_its_image(platform):
+    for odd in (float("nan"), [1, float("inf")]):
+        with pytest.raises(ResultError, match=r"^a\.jpg: a detection of 'cat' holds"):
+            rw.write_infer_result({"/in/a.jpg": [{**one(x=1, y=1, w=1, h=1), "more": odd}]})
+
+
 def test_floats_of_32_bits_come_back_as_they_were(platform):
     scores = np.random.default_rng(0).random(500).astype(np.float32) ** 9
     with InferResultWriter(NAMES) as results, MiningResultWriter() as ranking:
@@ -151,8 +274,11 @@ def test_floats_of_32_bits_come_back_as_they_were(platform):
 def test_numbers_are_the_same_however_they_become_text(monkeypatch):
     numbers = [0.1, 1e-7, 3, -2.5, 5e-324, 1.7976931348623157e308, 1e16, 0.1 + 0.2]
     monkeypatch.setitem(sys.modules, "pydantic_core", pydantic_core)
-    quick = _values.number_texts(numbers)
-    assert [float(text) for text in quick] == numbers
+    numbers += [2e-05, 2.9e-05, -1e-05, 10.00001, 100.00001, 0.0001, 9.99e-06, 1.5e16, -1e22]
+    bits = random.Random(0)
+    numbers += filter(math.isfinite, struct.unpack("3000d", struct.pack("3000Q", *(bits.getrandbits(64) for _ in range(3000)))))
+    numbers += [bits.random() * 10 ** -bits.randrange(9) for _ in range(3000)]
+    assert _values.number_texts(numbers) == [repr(number) for number in numbers]
     assert _values.number_texts([10 ** 30, 1.5]) == [str(10 ** 30), "1.5"]
     monkeypatch.delitem(sys.modules, "pydantic_core")
     monkeypatch.setattr(_values, "_number_count", 0)
@@ -316,6 +442,112 @@ def test_paths_of_any_make(platform):
     assert (platform.out / "result.tsv").read_text() == "/in/b.jpg\t2\n/in/a.jpg\t0.5\n"
 
 
+@pytest.mark.parametrize("paths", [np.array(["/a.jpg", "/b.jpg"]), np.array(["/a.jpg", "/b.jpg"], object), ("/a.jpg", Path("/b.jpg")),
+                                   [np.str_("/a.jpg"), b"/b.jpg"]])
+def test_batches_of_paths_of_any_make(platform, paths):
+    with MiningResultWriter() as ranking:
+        ranking.add("/c.jpg", 2.0)
+        ranking.add_batch(paths, np.array([[0.25], [0.5]]))
+        ranking.add("/d.jpg", 1.0)
+        ranking.add_batch(paths[:1], (3,))
+    assert (platform.out / "result.tsv").read_text() == "/a.jpg\t3\n/c.jpg\t2.0\n/d.jpg\t1.0\n/b.jpg\t0.5\n/a.jpg\t0.25\n"
+
+
+@pytest.mark.parametrize(("paths", "scores", "words"), [
+    (["/a", "/b"], np.zeros((2, 3)), r"mining scores must be \(N,\), are \(2, 3\)"),
+    (np.array([["/a"] * 2]), [0.5], r"paths must be .* \(1, 2\)"), (["/a"], None, "mining scores must be a list, not None"),
+    (None, [0.5], "paths must be a list, not None"), ("/a", [0.5, 0.5], "not '/a'"),
+    (["/a", "/b"], np.ma.array([0.5, 0.7], mask=[0, 1]), "of '/b' is None"), (["/a"], [np.ma.masked], "of '/a' is masked"),
+    (["/a"], np.array([np.longdouble("1e400")]), "of '/a' is"), (["/a"], [[0.5, 0.5]], "of '/a' is"),
+    (["/a", "/b\r"], [0.5, 0.5], "holds a tab or a line break"), (["/b\0"], [0.5], "holds a tab"), (["/图\t"], [0.5], "holds a tab"),
+])
+def test_what_cannot_be_ranked_is_refused_at_once(platform, paths, scores, words):
+    for act in (MiningResultWriter.add_batch, lambda r, p, s: r.add(p[-1], s[-1])):
+        with MiningResultWriter() as ranking:
+            if act is MiningResultWriter.add_batch or (isinstance(paths, list) and isinstance(scores, list)):
+                with pytest.raises(ResultError, match=words):
+                    act(ranking, paths, scores)
+            assert ranking.count == 0
+            ranking.add("/good.jpg", 1.0)
+        assert (platform.out / "result.tsv").read_text() == "/good.jpg\t1.0\n"
+
+
+@pytest.mark.parametrize("given", [None, 5, [None], [("/a",)], [("/a", np.ma.masked)]])
+def test_what_is_no_ranking(platform, given):
+    with pytest.raises(ResultError):
+        rw.write_mining_result(given)
+
+
+@pytest.mark.parametrize("rows", [0, -1, float("nan"), None, "many"])
+def test_a_ranking_of_no_rows_in_memory(rows):
+    with pytest.raises(ArgumentError, match="rows_in_memory"):
+        MiningResultWriter(rows)
+
+
+def test_long_doubles_become_doubles(platform):
+    third = np.longdouble(1) / 3
+    with MiningResultWriter() as ranking, InferResultWriter(NAMES) as results:
+        ranking.add("/a.jpg", third)
+        ranking.add_batch(["/b.jpg"], np.array([third]))
+        ranking.add_batch(["/c.jpg"], [third])
+        results.add("a.jpg", np.zeros((1, 4), np.longdouble), np.array([third]), np.array([0]))
+    assert [float(line.split("\t")[1]) for line in (platform.out / "result.tsv").read_text().splitlines()] == [1 / 3] * 3
+    assert detections(platform)["a.jpg"]["boxes"][0]["score"] == 1 / 3
+
+
+def test_scores_of_32_bits_one_by_one(platform):
+    with MiningResultWriter() as ranking:
+        ranking.add("/a.jpg", np.float32(0.1))
+        ranking.add_batch(["/b.jpg", "/c.jpg"], [np.float32(0.1 / 3), 1 / 3])
+    assert (platform.out / "result.tsv").read_text() == "/c.jpg\t0.3333333333333333\n/a.jpg\t0.100000001\n/b.jpg\t0.0333333351\n"
+
+
+@pytest.mark.parametrize("rows_in_memory", [1_000_000, 9_000])
+@pytest.mark.parametrize("width", [0, 40, 300])
+def test_long_paths_in_large_rankings(platform, rows_in_memory, width):
+    """Alone among short ones, side by side with them, or all of them."""
+    rng = random.Random(3)
+    few = {7, 12_345, 24_999} if width < 300 else range(25_000)
+    rows = [(f"/in/{n:0{width}d}" + ("图/" * (100 + n % 3000) if n in few else "") + ".jpg", rng.random()) for n in range(25_000)]
+    with MiningResultWriter(rows_in_memory) as ranking:
+        ranking.add_batch([path for path, _ in rows], np.array([score for _, score in rows]))
+    assert as_rows((platform.out / "result.tsv").read_text()) == sorted(rows, key=lambda row: -row[1])
+    assert sorted(os.listdir(platform.out)) == ["models", "result.tsv", "tensorboard"]
+
+
+LONG_PATHS = """
+import numpy as np
+from ymir_exc.result_writer import write_mining_result
+
+def act(longest, end):
+    rows = [(f"/in/{n:040d}.jpg", n * 0.37 % 1) for n in range(60_000)]
+    rows[30_000] = ("/in/" + "d" * longest, 0.5)
+    end()
+    write_mining_result(rows)
+"""
+
+
+def test_one_long_path_does_not_cost_all_rows_its_memory(memory_growth):
+    assert memory_growth(LONG_PATHS, 10, 4_000) < 1000    # bytes, for each more of this one path; of each row it would be 60_000
+
+
+@pytest.mark.parametrize("left", [24 * 20_000 - 100, 24 * 10_000 + 5, 100])
+def test_a_disk_that_fills_up_while_rows_are_put_aside(platform, left):
+    rw.write_mining_result([("/earlier.jpg", 1.0)])
+    handler, limits = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
+    ranking = MiningResultWriter(20_000)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (left, limits[1]))
+        with pytest.raises(StorageError, match=r"result\.tsv"), ranking:
+            for start in range(0, 30_000, 5000):
+                ranking.add_batch([f"/a/{n:020d}" for n in range(start, start + 5000)], np.arange(5000) / 7)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert (platform.out / "result.tsv").read_text() == "/earlier.jpg\t1.0\n"
+    assert sorted(os.listdir(platform.out)) == ["models", "result.tsv", "tensorboard"]
+
+
 @pytest.mark.parametrize(("row", "words"), [(("/a.jpg", 10 ** 400), "the mining score of '/a.jpg'"), (("/\ud800.jpg", 0.5), "is no text")])
 def test_rows_that_no_file_can_hold(platform, row, words):
     with pytest.raises(ResultError, match=words):
@@ -450,6 +682,34 @@ def test_a_label_map_is_one_object_a_class(platform):
     platform_rules.accept_segmentation(platform.out, ["a.png", "b.png"], NAMES)
 
 
+class BrainFloats:
+    """As a tensor of torch.bfloat16 is."""
+
+    def __array__(self, dtype=None, copy=None):
+        raise TypeError("Got unsupported ScalarType BFloat16")
+
+
+def test_a_label_map_with_an_unknown_class_adds_nothing(platform):
+    with SegmentationResultWriter(NAMES) as results:
+        with pytest.raises(ResultError, match=r"a\.png: object 2: class 7 is none of the 2 classes"):
+            results.add_label_map("a.png", mask("07"))
+        assert results.add_label_map("a.png", mask("07"), background=7) == 1
+    made = json.loads((platform.out / "infer-result.json").read_text())
+    assert (len(made["images"]), len(made["annotations"])) == (1, 1)
+
+
+@pytest.mark.parametrize("size", [[3, 8], [6, 4]])
+def test_run_lengths_of_another_size_than_their_image(platform, size):
+    def coco(**edges):
+        return {"images": [{"id": 1, "file_name": "a.png", **edges}], "categories": [{"id": 0, "name": "cat"}],
+                "annotations": [{"id": 1, "image_id": 1, "category_id": 0, "segmentation": {"size": size, "counts": [9, 15]}}]}
+
+    with pytest.raises(ResultError, match=rf"a\.png: .*the mask is \[{size[0]}, {size[1]}\], the image \[4, 6\]"):
+        rw.write_infer_result(coco(width=6, height=4), algorithm="segmentation")
+    rw.write_infer_result(coco(width=str(size[1]), height=size[0]), algorithm="segmentation")
+    rw.write_infer_result(coco(), algorithm="segmentation")
+
+
 @pytest.mark.parametrize(("act", "words"), [
     (lambda r: r.add("x/a.png", (2, 2)), "added before"),
     (lambda r: r.add_object("other.png", 0, mask("1")), "was not added"),
@@ -468,6 +728,10 @@ def test_a_label_map_is_one_object_a_class(platform):
     (lambda r: r.add_object("a.png", float("nan"), mask("11", "11")), r"a\.png: object 1: class nan is none"),
     (lambda r: r.add_object("a.png", 0.5, mask("11", "11")), r"a\.png: object 1: class 0\.5 is none"),
     (lambda r: r.add_object("a.png", [0, 1], mask("11", "11")), r"a\.png: object 1: class .* is none"),
+    (lambda r: r.add_object("a.png", 0, mask("11", "11"), is_crowd="x"), r"a\.png: object 1: is_crowd is 'x'"),
+    (lambda r: r.add_label_map("b.png", [[0, 1], [1]]), r"b\.png: .*label map"),
+    (lambda r: r.add_label_map("b.png", BrainFloats()), r"b\.png: the label map.*BFloat16"),
+    (lambda r: r.add_label_map("b.png", mask("11"), background=[[1]]), r"b\.png: the label map or its background \(\[\[1\]\]\)"),
     (lambda r: r.add("b.png", None), r"b\.png: image_size is None"),
     (lambda r: r.add("b.png", (640,)), r"b\.png: image_size is \(640,\)"),
     (lambda r: r.add("b.png", (640, 0)), r"b\.png: image_size is"),

@@ -26,8 +26,10 @@ from tests.contract import platform_rules
 from ymir_exc import _files, env, monitor, settings, util
 from ymir_exc import result_writer as rw
 from ymir_exc.code import ExecutorState
+from ymir_exc.result_writer import _stage_files
 
 OTHER_UID = 1234
+NOTE = ".result.yaml.ymir-unfinished"
 ROWS = 300
 
 
@@ -53,29 +55,67 @@ def read_monitor(out: Path) -> int:
     return n
 
 
-def write_stage(n: int) -> None:
+def save(name: str, n: int) -> None:
+    """What a program does before it writes a stage; a disk that refuses it is to refuse what is written then."""
+    path = Path(env.current_env().output.models_dir, name)
     if env.is_main_rank():
-        with contextlib.suppress(OSError):    # a disk that refuses it is to refuse result.yaml
-            Path(env.current_env().output.models_dir, f"s{n}.pt").write_bytes(b"%d" % n)
-    # What is written may be shorter than what it replaces.
-    rw.write_model_stage(f"s{n}", ["best.pt", f"s{n}.pt"], {"mAP": 0.5, "mAR": n / 1e7, "note": "x" * 20 * (-n % 7)}, timestamp=n)
+        with contextlib.suppress(OSError):
+            path.with_name(f"{name}.saving").write_bytes(b"%d %d" % (n, os.getpid()))
+            path.with_name(f"{name}.saving").rename(path)
+
+
+def metrics(n: int) -> Dict[str, Any]:
+    return {"mAP": 0.5, "mAR": n / 1e7, "note": "x" * 20 * (-n % 7)}    # what is written may be shorter than what it replaces
+
+
+def write_stage(n: int) -> None:
+    save("best.pt", n)
+    save(f"s_{n}.pt", n)
+    rw.write_model_stage(f"s_{n}", ["best.pt", f"s_{n}.pt"], metrics(n), timestamp=n)
 
 
 def write_legacy_stage(n: int) -> None:
-    util.write_ymir_training_result(util.get_merged_config(), files=["best.pt"], id=str(n % 13),
-                                    evaluation_result={"mAP": 0.5, "mAR": n / 1e7})
+    save("best.pt", n)
+    util.write_ymir_training_result(util.get_merged_config(), files=["best.pt"], id=str(n), evaluation_result=metrics(n))
+
+
+def write_stage_again(n: int) -> None:
+    for name in ("model.pt", "more.pt"):
+        save(name, n)
+    rw.write_model_stage("run", ["model.pt", "more.pt"], metrics(n), timestamp=n)
 
 
 def read_stages(out: Path) -> int:
-    platform_rules.accept_training(out)
+    number = read_result(out)
     result = yaml.safe_load((out / "models/result.yaml").read_text(encoding="utf-8"))
-    latest = list(result["model_stages"].values())[-1]
-    assert 1 <= len(result["model_stages"]) <= 11
     for stage in result["model_stages"].values():
-        for file in set(stage["files"]) - {"best.pt"}:    # what the platform would pack
-            places = out / "models" / stage["stage_name"] / file, out / "models" / file
-            assert next(path for path in places if path.is_file()).read_bytes() == b"%d" % round(stage["mAR"] * 1e7)
-    return round(latest["mAR"] * 1e7)
+        for file in stage["files"]:
+            assert packed(out, stage["stage_name"], file) == round(stage["mAR"] * 1e7), (stage["stage_name"], file)
+    return number
+
+
+def read_result(out: Path) -> int:
+    """The number of the latest stage."""
+    platform_rules.accept_training(out)
+    stages = yaml.safe_load((out / "models/result.yaml").read_text(encoding="utf-8"))["model_stages"]
+    assert 1 <= len(stages) <= 11
+    return round(list(stages.values())[-1]["mAR"] * 1e7)
+
+
+def packed(out: Path, stage: str, file: str) -> int:
+    """The number in the weights that the platform would pack."""
+    places = out / "models" / stage / file, out / "models" / file
+    return int(next(path for path in places if path.is_file()).read_bytes().split()[0])
+
+
+def read_stage_again(out: Path) -> int:
+    number = read_result(out)
+    if (out / "models" / NOTE).exists():
+        save("s_1.pt", 1)
+        rw.write_model_stage("s_1", ["s_1.pt"], metrics(1))    # until the next write the weights may be ahead of the metrics
+        assert not (out / "models" / NOTE).exists()
+    assert [packed(out, "run", name) for name in ("model.pt", "more.pt")] == [number, number]
+    return number
 
 
 def write_ranking(n: int) -> None:
@@ -140,6 +180,7 @@ WRITERS = {
     "monitor": Writer("monitor.txt", write_monitor, read_monitor),
     "stage": Writer("models/result.yaml", write_stage, read_stages),
     "legacy_stage": Writer("models/result.yaml", write_legacy_stage, read_stages),
+    "stage_again": Writer("models/result.yaml", write_stage_again, read_stage_again),
     "ranking": Writer("result.tsv", write_ranking, read_ranking),
     "ranking_stream": Writer("result.tsv", stream_ranking, read_ranking),
     "boxes": Writer("infer-result.json", write_boxes, read_boxes),
@@ -331,7 +372,7 @@ def test_killed_at_any_line(platform, server, kind):
 def test_killed_while_a_stage_is_dropped(platform, server):
     """At each line that may change a file: what is dropped loses its weights only after the new result.yaml stands."""
     def files() -> Set[str]:
-        return {path.name for path in (platform.out / "models").glob("s*.pt")}
+        return {path.name for path in (platform.out / "models").glob("s_*.pt")}
 
     for n in range(1, 12):
         write_stage(n)
@@ -348,15 +389,15 @@ def test_killed_while_a_stage_is_dropped(platform, server):
         middle = (low + high) // 2
         low, high = (middle + 1, high) if is_killed_at(middle) else (low, middle)
     assert not is_killed_at(low)
-    assert files() == {f"s{n}.pt" for n in range(2, 13)}
+    assert files() == {f"s_{n}.pt" for n in range(2, 13)}
     outcomes: List[Any] = []
     while outcomes.count((11, True)) < 30:    # from the last line back to some before result.yaml is replaced
         low -= 1
         assert is_killed_at(low)
-        outcomes.append((read_stages(platform.out), "s1.pt" in files()))
+        outcomes.append((read_stages(platform.out), "s_1.pt" in files()))
         if outcomes[-1] == (12, True):
             write_stage(13)
-            assert files() == {f"s{n}.pt" for n in range(3, 14)}, "the next write deletes what the killed one could not"
+            assert files() == {f"s_{n}.pt" for n in range(3, 14)}, "the next write deletes what the killed one could not"
             assert not list(platform.out.rglob(".*"))
     assert set(outcomes) == {(11, True), (12, True), (12, False)}
 
@@ -381,22 +422,59 @@ def test_killed_between_the_copy_of_the_weights_and_the_result(platform, server)
     while counts["before"] < 10:    # from the last line back to some before the copy is there
         low -= 1
         assert is_killed_at(low)
-        is_listed, is_copied = read_stages(platform.out) == 7, (models / "s7/best.pt").exists()
+        is_listed, is_copied = read_stages(platform.out) == 7, (models / "s_7/best.pt").exists()
         counts["listed" if is_listed else "copied" if is_copied else "before"] += 1
         if low % 2:
-            for folder in (models, models / "s7"):    # as the supervisor does when a program has ended
+            for folder in (models, models / "s_7"):    # as the supervisor does when a program has ended
                 _files.remove_leftovers(folder)
-        platform.model("best.pt", b"of the second try")
         if low % 3 == 0:
             write_stage(3)
-            assert (models / "s7/best.pt").exists() is is_listed
+            assert (models / "s_7/best.pt").exists() is is_listed
         if not is_listed:
             write_stage(7)
-        assert (models / "s7/best.pt").read_bytes() == (b"weights" if is_listed else b"of the second try")
-        if (low % 2 and not is_listed) or low % 3 == 0:
-            assert not [path for path in platform.out.rglob(".*") if _files._TEMP_MARK not in path.name]
+        assert ((models / "s_7/best.pt").read_bytes() == b"7 %d" % os.getpid()) is not is_listed
+        assert read_stages(platform.out) in (3, 7)
+        if not is_listed or low % 3 == 0:
+            assert not list((models / "s_7").rglob(".*"))
+            assert not (models / NOTE).exists()
     assert counts["copied"] > 5
     assert counts["listed"] > 5
+
+
+def test_killed_while_the_weights_of_a_stage_are_replaced(platform, server):
+    """Metrics and weights belong together, after the next write at the latest, and nothing is left of those that do not."""
+    models = platform.out / "models"
+    write_stage_again(2)
+    backup = shutil.copytree(models, platform.root / "backup")
+    time.sleep(2e-9 * env._SETTLED_NS)
+
+    def is_killed_at(line: int) -> bool:
+        shutil.rmtree(models)
+        shutil.copytree(backup, models)
+        return server.order({"kind": "stage_again", "n": 7, "line": line})["killed"][0]
+
+    low, high = 1, 1 << 14
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (middle + 1, high) if is_killed_at(middle) else (low, middle)
+    states: List[Any] = []
+    while states.count((2, 2, 2)) < 30:    # from the last line back to those that copy
+        low -= 1 if states.count((2, 2, 2)) < 10 else 3
+        assert is_killed_at(low)
+        number = read_result(platform.out)
+        states.append((number, packed(platform.out, "run", "model.pt"), packed(platform.out, "run", "more.pt")))
+        for folder in (models, models / "run") if low % 2 else ():    # as the supervisor does when a program has ended
+            _files.remove_leftovers(folder)
+        if low % 3:
+            assert server.order({"kind": "stage", "n": 3}) == {"killed": [False], "errors": []}
+            assert read_stages(platform.out) == 3
+            assert not list((models / "run").rglob(".*"))
+            assert packed(platform.out, "run", "model.pt") == number
+        write_stage_again(9)
+        assert read_stages(platform.out) == 9
+        assert not list((models / "run").rglob(".*"))
+        assert not (models / NOTE).exists()
+    assert set(states) == {(2, 2, 2), (2, 7, 2), (2, 7, 7), (7, 7, 7)}
 
 
 def finish(platform: Platform, kind: str) -> None:
@@ -420,6 +498,7 @@ def refused(platform: Platform, kind: str, reason: str, n: int = 3) -> None:
         WRITERS[kind].write(n)
     assert f"cannot write {platform.out / WRITERS[kind].file}: " in str(caught.value)
     assert (platform.out / WRITERS[kind].file).read_bytes() == before
+    WRITERS[kind].read(platform.out)
     assert not [path for path in platform.out.rglob(".*") if path.is_file()], "a half-made file keeps the disk full"
 
 
@@ -468,8 +547,9 @@ def test_a_folder_without_permission(platform, server, kind):
     file.chmod(0o644)
     before = file.read_bytes()
     [(name, words)] = server.order({"kind": kind, "n": 3, "uid": OTHER_UID})["errors"]
-    assert name == "StorageError"
+    assert name == "StorageError", words
     assert words.startswith(f"cannot write {file}: Permission denied")
+    WRITERS[kind].read(platform.out)
     assert file.read_bytes() == before
 
 
@@ -535,12 +615,13 @@ def test_what_a_file_is_to_hold_is_on_the_disk_before_it_has_the_name(platform, 
     assert changes[at - 1] == ("flush", temp, size), "what was written after the flush is not on the disk"
     assert changes[at + 1][:2] == ("flush", os.path.dirname(file))
     if "stage" in kind:    # the stage's copies are on the disk before it is listed, and their note before them
-        earlier = [change for change in changes[:at] if change[0] == "rename"]
-        assert [os.path.basename(change[3]) for change in earlier] == [".result.yaml.ymir-unfinished", "best.pt"]
-        for n, change in enumerate(changes[:at]):
-            if change[0] == "rename":
-                assert changes[n - 1] == ("flush", *change[1:3])
-                assert changes[n + 1][:2] == ("flush", os.path.dirname(change[3]))
+        earlier = [(n, change) for n, change in enumerate(changes[:at]) if change[0] == "rename" and "saving" not in str(change[1])]
+        own = ["model.pt", "more.pt"] if kind == "stage_again" else []
+        new = [os.path.basename(_stage_files._beside(name, "new")) for name in own] or ["best.pt"]
+        assert [os.path.basename(change[3]) for _, change in earlier] == [NOTE, *new, *own]
+        for n, change in earlier:
+            assert changes[n - 1] == ("flush", *change[1:3]) or os.path.basename(change[1]) in new
+            assert changes[n + 1][:2] == ("flush", os.path.dirname(change[3]))
 
 
 def test_progress_does_not_wait_for_the_disk(platform, changes):
@@ -557,9 +638,10 @@ def test_progress_does_not_wait_for_the_disk(platform, changes):
 def test_writers_at_the_same_time(platform, server, kind):
     answer = server.order(*({"kind": kind, "n": n} for n in range(2, 8)))
     assert answer == {"killed": [False] * 6, "errors": []}
-    assert WRITERS[kind].read(platform.out) in range(2, 8)
-    if "stage" in kind:
-        prefix = "s" if kind == "stage" else "stage_"
+    # What programs save under one name at the same time is nobody's weights.
+    assert (read_result if "stage" in kind else WRITERS[kind].read)(platform.out) in range(2, 8)
+    if kind in ("stage", "legacy_stage"):
+        prefix = "s_" if kind == "stage" else "stage_"
         assert {f"{prefix}{n}" for n in range(2, 8)} <= set(platform.result()["model_stages"])
         assert len(platform.result()["model_stages"]) == 6
 

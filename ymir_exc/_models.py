@@ -2,11 +2,13 @@
 
 They behave as pydantic's do, and take what images in the wild hand them: numbers where text is declared, fractions where pixels are,
 tensors where a float is. A value that has the declared type, or is brought to it by a function of this file, is taken; about any other
-pydantic is asked, which takes long to load, and its verdict, values or `ValidationError`, is what the caller gets.
+pydantic is asked, which takes long to load, and its verdict, values or `ValidationError`, is what the caller gets. About a subclass that
+declares anything to pydantic, a `Field` or a validator, it is always asked: validators are given its own object of the same fields, a
+serializer counts in `json()` and in `dict()` with options.
 """
 from __future__ import annotations
 
-from typing import Any, Callable, ClassVar, Dict, Iterator, Mapping, Optional, Tuple, Type, TypeVar
+from typing import Any, Callable, ClassVar, Dict, Iterator, Mapping, Optional, Tuple, Type, TypeVar, Union
 
 from ymir_exc import settings
 
@@ -63,6 +65,7 @@ def _to_score(value: Any) -> Any:
 
 
 _ABSENT: Any = object()
+_NEVER = (("",), ())    # the names and types of no call
 _CONVERT: Mapping[type, Callable[[Any], Any]] = {str: _to_text, int: _to_pixel, float: _to_score}
 _DECLARED: Dict[str, type] = {"str": str, "int": int, "float": float, "bool": bool}
 
@@ -79,9 +82,12 @@ class Model:
     """Common manners: keywords only, unknown keys are dropped, assignment is not validated; the names of pydantic 1 and 2."""
 
     model_fields: ClassVar[Any] = _Fields()
+    __fields__: ClassVar[Any] = model_fields
     _types: ClassVar[Dict[str, Any]] = {}
+    _is_free: ClassVar[bool] = True
     _exact: ClassVar[Tuple[Tuple[str, ...], Tuple[Any, ...]]] = ((), ())
     _defaults: ClassVar[Dict[str, Any]] = {}
+    _decorated: ClassVar[Dict[str, Any]] = {}
     _pydantic: ClassVar[Any] = None
 
     def __init_subclass__(cls) -> None:
@@ -91,10 +97,13 @@ class Model:
             cls.__annotations__ = {name: _DECLARED[declared] for name, declared in cls.__annotations__.items()}
             cls._types = {**cls._types, **cls.__annotations__}
         else:    # a subclass elsewhere may declare anything that pydantic knows
-            from typing import get_type_hints
-            cls._types = {name: kind for name, kind in get_type_hints(cls).items() if name != "model_fields" and not name.startswith("_")}
-        cls._exact = tuple(cls._types), tuple(cls._types.values())
+            from typing_extensions import get_origin, get_type_hints
+            cls._types = {name: kind for name, kind in get_type_hints(cls, include_extras=True).items()
+                          if not name.startswith("_") and ClassVar not in (kind, get_origin(kind))}
         cls._defaults = {name: getattr(cls, name) for name in cls._types if hasattr(cls, name)}
+        cls._decorated = {**cls._decorated, **{name: value for name, value in vars(cls).items() if _is_of_pydantic(value)}}
+        cls._is_free = not cls._decorated and not any(map(_is_of_pydantic, cls._defaults.values()))
+        cls._exact = (tuple(cls._types), tuple(cls._types.values())) if cls._is_free else _NEVER
         cls._pydantic = None
 
     def __init__(self, **values: Any) -> None:
@@ -106,6 +115,23 @@ class Model:
     def parse_obj(cls: Type[_M], obj: Any) -> _M:
         """From plain nested dicts."""
         return obj if isinstance(obj, cls) else made_of(cls, _checked(cls, obj))
+
+    @classmethod
+    def parse_raw(cls: Type[_M], text: Union[str, bytes], **options: Any) -> _M:
+        """From JSON text."""
+        return made_of(cls, _back(cls, cls._in_pydantic().model_validate_json(text, **options)))
+
+    @classmethod
+    def construct(cls: Type[_M], _fields_set: Any = None, **values: Any) -> _M:
+        """Of values that are not checked."""
+        made: Dict[str, Any] = cls._in_pydantic().model_construct(**values).__dict__
+        return made_of(cls, made)
+
+    @classmethod
+    def schema(cls, **options: Any) -> Dict[str, Any]:
+        """As JSON schema; the options are pydantic's."""
+        found: Dict[str, Any] = cls._in_pydantic().model_json_schema(**options)
+        return found
 
     def dict(self, **options: Any) -> Dict[str, Any]:
         """As plain nested dicts; the options are pydantic's."""
@@ -126,7 +152,9 @@ class Model:
             return made_of(type(self), {**copy.deepcopy(self.__dict__), **(update or {})})
         return made_of(type(self), {**self.__dict__, **(update or {})})
 
-    model_validate, model_dump, model_dump_json, model_copy = parse_obj, dict, json, copy
+    validate = model_validate = parse_obj
+    model_validate_json, model_construct, model_json_schema = parse_raw, construct, schema
+    model_dump, model_dump_json, model_copy = dict, json, copy
 
     def __iter__(self) -> Iterator[Tuple[str, Any]]:
         return iter(self.__dict__.items())
@@ -160,6 +188,10 @@ class Model:
             cls.parse_obj, serialization=core_schema.plain_serializer_function_ser_schema(cls.dict))
 
     @classmethod
+    def __get_pydantic_json_schema__(cls, schema: Any, handler: Any) -> Any:
+        return handler(cls._in_pydantic().__pydantic_core_schema__)
+
+    @classmethod
     def _in_pydantic(cls) -> Any:
         """The same model, declared to pydantic."""
         if cls._pydantic is None:
@@ -172,8 +204,14 @@ class Model:
                 elif isinstance(declared, type) and issubclass(declared, Model):
                     declared = declared._in_pydantic()
                 fields[name] = (declared, cls._defaults.get(name, ...))
-            cls._pydantic = create_model(cls.__name__, __config__=ConfigDict(extra="ignore", protected_namespaces=()), **fields)
+            cls._pydantic = create_model(cls.__name__, __config__=ConfigDict(extra="ignore", protected_namespaces=()),
+                                         __validators__=cls._decorated, **fields)
         return cls._pydantic
+
+
+def _is_of_pydantic(value: Any) -> bool:
+    """A `Field`, a validator, a serializer or the like, of the body of a class."""
+    return type(value).__module__.partition(".")[0] == "pydantic" and not isinstance(value, type)
 
 
 def _given(**values: Any) -> Dict[str, Any]:
@@ -207,13 +245,20 @@ def _checked(kind: Type[Model], values: Any) -> Dict[str, Any]:
 
 def _converted(kind: Type[Model], values: Dict[Any, Any]) -> Optional[Dict[str, Any]]:
     """The values of all fields, or None when this file does not know how to convert one."""
+    if not kind._is_free:
+        return None
     found: Dict[str, Any] = {}
     for name, declared in kind._types.items():
         if name not in values:
             if name not in kind._defaults:
                 return None
             default = kind._defaults[name]
-            found[name] = default.copy() if isinstance(default, Model) else default
+            if isinstance(default, Model):
+                default = default.copy()
+            elif type(default) not in (str, int, float, bool):
+                import copy
+                default = copy.deepcopy(default)
+            found[name] = default
             continue
         value = values[name]
         if isinstance(declared, type) and issubclass(declared, Model):
@@ -225,7 +270,7 @@ def _converted(kind: Type[Model], values: Dict[Any, Any]) -> Optional[Dict[str, 
         elif type(value) is not declared:
             try:
                 value = _CONVERT[declared](value)
-            except (KeyError, ValueError):
+            except (KeyError, TypeError, ValueError):    # also of a type that does not hash
                 return None
             if type(value) is not declared:
                 return None

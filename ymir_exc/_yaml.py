@@ -149,9 +149,10 @@ def _loader() -> Any:
             for key, _ in node.value:
                 if key.tag in ("tag:yaml.org,2002:merge", "tag:yaml.org,2002:value") or not isinstance(key.value, str):
                     continue
-                if (key.tag, key.value) in seen:
+                made = self.construct_object(key)    # 1 and 01 are the same
+                if made in seen:
                     raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} is there twice", key.start_mark)
-                seen.add((key.tag, key.value))
+                seen.add(made)
 
     def number(loader: Any, node: Any) -> Any:
         if len(node.value) > _MAX_NUMBER:
@@ -173,7 +174,13 @@ def _check_size(value: Any, most: int) -> None:
             raise _TooMany("its anchors and aliases expand to too many values")
         if isinstance(item, dict):
             pending.extend(item.values())
+            for key in item:
+                _refuse_nul(key)
         elif isinstance(item, (list, tuple, set)):
             pending.extend(item)
-        elif isinstance(item, str) and "\0" in item:
-            raise ValueError(f"{item!r:.80} holds a NUL character, as no path and no name can")
+        _refuse_nul(item)
+
+
+def _refuse_nul(item: Any) -> None:
+    if isinstance(item, str) and "\0" in item:
+        raise ValueError(f"{item!r:.80} holds a NUL character, as no path and no name can")

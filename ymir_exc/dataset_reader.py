@@ -7,9 +7,8 @@ from __future__ import annotations
 import codecs
 import contextlib
 import operator
-import os
 from itertools import chain, repeat
-from typing import TYPE_CHECKING, Any, BinaryIO, Iterable, Iterator, List, NamedTuple, Sequence, Set, Tuple
+from typing import TYPE_CHECKING, Any, BinaryIO, Iterable, Iterator, List, NamedTuple, Sequence, Tuple
 
 from ymir_exc._yaml import value_of
 from ymir_exc.env import DatasetType as DatasetType
@@ -17,13 +16,13 @@ from ymir_exc.env import current_env, misspelt_as
 from ymir_exc.errors import ArgumentError, DatasetError, ImageError, UnknownDatasetError
 
 if TYPE_CHECKING:
-    from PIL import Image
+    import numpy as np
+    from numpy.typing import NDArray
 
     from ymir_exc._annotations import LabelledObject
 
 _CHUNK_BYTES = 1 << 16
 _MAX_LINE_BYTES = 1 << 20
-_EXIF_ORIENTATION = 0x0112
 _HEAD_BYTES = len("/in/assets/")
 
 _INDEX_KEYS = {
@@ -52,6 +51,12 @@ class Item(NamedTuple):
     annotation: str
     objects: Sequence[LabelledObject]
     position: int
+
+    def arrays(self) -> Tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The objects as numpy arrays: boxes (N, 4), xmin, ymin, xmax, ymax where xmax and ymax are just outside, and class ids (N,)."""
+        import numpy as np
+        boxes = np.array([(one.xmin, one.ymin, one.xmax + 1, one.ymax + 1) for one in self.objects], np.float32)
+        return boxes.reshape(-1, 4), np.array([one.class_id for one in self.objects], np.int64)
 
 
 def index_file(dataset_type: DatasetType) -> str:
@@ -319,102 +324,8 @@ def check_image(path: str) -> Tuple[int, int]:
     Raises:
         ImageError: It cannot be decoded.
     """
-    with _decoding(path) as image:
+    from ymir_exc.images import opened
+    with opened(path) as image:
         image.load()
         size: Tuple[int, int] = image.size
         return size
-
-
-def load_image(path: str, at_least: int = 0) -> Tuple[Image.Image, Tuple[int, int]]:
-    """Decode an image as one looks at it: upright as its EXIF data says, in RGB whatever its mode (16 bits, CMYK, a palette, ...).
-
-    Args:
-        path: The file.
-        at_least: Pixels. A JPEG whose sides are twice as long or more is decoded to a half, a quarter or an eighth, which is several times
-            as fast, but not below this. 0: as it is.
-
-    Returns:
-        A `PIL.Image` of mode RGB, transparency left out, and the width and height of the upright image in full.
-
-    Raises:
-        ImageError: It cannot be decoded to the end, or is too large for Pillow (`PIL.Image.MAX_IMAGE_PIXELS`).
-    """
-    with _decoding(path) as opened:
-        width, height = opened.size
-        if at_least:
-            opened.draft("RGB", (at_least, at_least))    # does nothing for other formats
-        opened.load()
-        image, is_turned = _upright(opened)
-        return _in_rgb(image), (height, width) if is_turned else (width, height)
-
-
-@contextlib.contextmanager
-def _decoding(path: str) -> Iterator[Any]:
-    """Open an image, and say whose fault it is that it cannot be read."""
-    from PIL import Image
-    try:
-        with Image.open(path) as image:
-            yield image
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as e:
-        reason = e.strerror if isinstance(e, OSError) and e.strerror else str(e)
-        raise ImageError(f"{os.fspath(path)} cannot be read as an image: {reason}") from None
-
-
-def _upright(image: Any) -> Tuple[Any, bool]:
-    """The image as its EXIF data wants it seen, and whether its sides are exchanged by that."""
-    from PIL import ImageOps
-    try:
-        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
-        return (ImageOps.exif_transpose(image) if orientation in range(2, 9) else image), orientation in range(5, 9)
-    except Exception:    # malformed EXIF data spoils no picture; Pillow stumbles over it in many ways
-        return image, False
-
-
-def _in_rgb(image: Any) -> Any:
-    if image.mode.startswith(("I", "F")):    # 16 bits and more: Pillow would cut off all above 255
-        import numpy as np
-        from PIL import Image
-        values = np.asarray(image, dtype=np.float64)
-        most = 65535 if image.mode.startswith("I;16") or values.max(initial=0) > 255 else 255
-        image = Image.fromarray(np.clip(values * (255 / most), 0, 255).round().astype(np.uint8))
-    if "transparency" in image.info:
-        image = image.convert("RGBA")
-    return image.convert("RGB")
-
-
-class BrokenImages:
-    """Counts the images that cannot be read, and puts up with some of them.
-
-        broken = dataset_reader.BrokenImages(total, max_ratio=0.1)
-        try:
-            image, _ = dataset_reader.load_image(path)
-        except ImageError as e:
-            broken.add(path, e)    # raises in its turn when there are too many
-
-    Args:
-        total: How many images there are.
-        max_ratio: Fraction of them that may be broken, 0..1; one always may.
-    """
-
-    def __init__(self, total: int, max_ratio: float) -> None:
-        self._total = total
-        self._max_ratio = max_ratio
-        self._paths: Set[str] = set()
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    def add(self, path: str, error: ImageError) -> None:
-        """Count an image, with one warning in the log however often it comes.
-
-        Raises:
-            ImageError: There are more than may be.
-        """
-        if path in self._paths:
-            return
-        self._paths.add(path)
-        import logging
-        logging.getLogger(__name__).warning("left out: %s", error)
-        if len(self._paths) > max(1, self._max_ratio * self._total):
-            raise ImageError(f"{len(self._paths)} of {self._total} images cannot be read, more than max_broken_ratio {self._max_ratio:g} "
-                             f"allows; the last: {error}", hint="repair the dataset, or raise max_broken_ratio") from None

@@ -90,12 +90,18 @@ def get_executor_config() -> Dict[str, Any]:
 
 def current_config(current: EnvConfig) -> bytes:
     """The config.yaml that env.yaml names, as `pickled` has it."""
-    path = current.input.config_file
+    return config_at(current.input.config_file, settings.DEFAULT_ENV_FILE_PATH)
+
+
+def config_at(path: str, env_file: str) -> bytes:
+    """The same; an error names the env.yaml where that has a wrong path."""
     try:
         return pickled(path)
     except ConfigError as e:
-        hint = "" if os.path.lexists(path) else misspelt_as("input.config_file")
-        raise ConfigError(e.message, hint=hint or e.hint) from None
+        if os.path.lexists(path):
+            raise
+        raise ConfigError(f"{env_file}: input.config_file: {path or repr(path)} does not exist",
+                          hint=misspelt_as("input.config_file") or e.hint) from None
 
 
 def pickled(path: str) -> bytes:

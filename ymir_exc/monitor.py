@@ -316,7 +316,7 @@ def write_monitor_logger(percent: float, state: ExecutorState = ExecutorState.ES
     Progress never goes back within a process, and a disk that is full does not end the program for it: that is said in the log.
 
     Raises:
-        ArgumentError: percent is NaN or no number.
+        ArgumentError: percent is NaN or no number, state none of 0..4, or return_code no number.
         StorageError: An error could not be written.
     """
     if not env.is_main_rank():
@@ -327,9 +327,14 @@ def write_monitor_logger(percent: float, state: ExecutorState = ExecutorState.ES
         raise ArgumentError(f"the progress is {percent!r:.80}, a number is wanted; nothing was written") from None
     if math.isnan(value):
         raise ArgumentError("the progress is NaN; nothing was written")
+    try:
+        number, code = int(state), int(return_code)
+    except (TypeError, ValueError, OverflowError):
+        raise ArgumentError(f"state {state!r:.80} and return_code {return_code!r:.80} must be numbers; nothing was written") from None
+    if not 0 <= number <= 4:    # the platform would fail the task for good
+        raise ArgumentError(f"the state is {number}, one of 0..4 is wanted; nothing was written")
     current = env.current_env()
-    number = int(state)
-    code = int(return_code) if number != TASK_STATE_RUNNING else 0    # the platform would show it as the running task's failure
+    code = code if number != TASK_STATE_RUNNING else 0    # the platform would show it as the running task's failure
     value = value if 0.0 < value < 1.0 else 1.0 if value >= 1.0 else 0.0
     _writer.put(current.output.monitor_file, Record(current.task_id, time.time(), value, number, code, message))
 

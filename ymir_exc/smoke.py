@@ -26,15 +26,25 @@ Task = Callable[[Any], None]
 
 
 def instead_of(tasks: Mapping[str, Task]) -> Dict[str, Task]:
-    """The same tasks; each pretends when that is wanted."""
+    """The same tasks; each pretends when that is wanted.
+
+    Raises:
+        ArgumentError: An unknown task.
+    """
     pretended = {"training": train, "mining": mine, "infer": infer, "mining+infer": mine_and_infer}
+    for name in tasks:
+        if name not in pretended:
+            raise errors.ArgumentError(f"unknown task {name!r}: must be training, mining, infer or mining+infer")
     return {name: partial(_choose, pretended[name], real) for name, real in tasks.items()}
 
 
 def is_wanted(cfg: edict) -> bool:
     """Whether the task is to be pretended."""
-    given = [] if cfg.ymir.run_training else cfg.param.get("model_params_path") or []
-    return _wanted(cfg).expected_map >= 0 or any(os.path.basename(str(path)) == MODEL_NAME for path in given)
+    given = None if cfg.ymir.run_training else cfg.param.get("model_params_path")
+    paths = given if isinstance(given, list) else [given]
+    if any(os.path.basename(str(path)) == MODEL_NAME for path in paths):
+        return True
+    return bool(_wanted(cfg, "expected_map").expected_map >= 0)    # the other keys are the real program's
 
 
 def _choose(pretended: Task, real: Task, cfg: edict) -> None:
@@ -81,10 +91,12 @@ def mine_and_infer(cfg: edict) -> None:
     infer(cfg)
 
 
-def _wanted(cfg: edict) -> Any:
+def _wanted(cfg: edict, *names: str) -> Any:
+    """These hyper-parameters; all of this file when no names are given."""
     from pydantic import Field, create_model
-    return util.get_parameters(cfg, create_model("Smoke", expected_map=(float, Field(-1, le=1)), seed=(int, 0), idle_seconds=(
-        float, Field(0, ge=0, allow_inf_nan=False))))
+    known: Dict[str, Any] = {"expected_map": (float, Field(-1, le=1)), "seed": (int, 0),
+                             "idle_seconds": (float, Field(0, ge=0, allow_inf_nan=False))}
+    return util.get_parameters(cfg, create_model("Smoke", **{name: known[name] for name in names or known}))
 
 
 def _candidates(task: str) -> Iterator[str]:

@@ -479,12 +479,14 @@ def write_ymir_monitor_process(cfg: edict, task: Union[YmirTask, str], naive_sta
 
     Raises:
         UnknownStageError: An unknown stage; also a NotImplementedError.
-        ArgumentError: An unknown task or order; also an AssertionError.
+        ArgumentError: An unknown task or order, or NaN; also an AssertionError.
     """
     p = float(naive_stage_percent)
+    if p != p:
+        raise ArgumentError("naive_stage_percent is NaN; nothing was written")
     if not 0 <= p <= 1:
         warnings.warn(f"naive_stage_percent is {p}: a fraction from 0 to 1 is wanted, it is clamped", RuntimeWarning, stacklevel=2)
-        p = min(max(p, 0.0), 1.0) if p == p else 0.0
+        p = min(max(p, 0.0), 1.0)
     if stage_weights is None:
         weights = _weights_of_environment(tuple(map(os.environ.get, _DEFAULT_WEIGHTS)))
     else:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from model import Detector
 from ymir_exc import errors
-from ymir_exc.integrations.torch import load_weights, save_weights
+from ymir_exc.integrations.torch import load_weights, save_weights, take_over
 
 FILE_NAME = "model.pt"
 _log = logging.getLogger(__name__)
@@ -42,13 +42,6 @@ def load(path: str) -> Checkpoint:
 def start_from(path: str, model: Detector, class_names: list[str]) -> None:
     """Take over all weights; of the layer that tells classes, those of the classes that both know. Raises WeightsError as `load` does."""
     old, known, *_ = load(path)
-    shared = [name for name in class_names if name in known]
-    rows, old_rows = [class_names.index(name) for name in shared], [known.index(name) for name in shared]
-    mine = model.state_dict()
-    for key, weight in old.state_dict().items():
-        if key.startswith("class_last"):
-            mine[key][rows] = weight[old_rows]
-        else:
-            mine[key].copy_(weight)
-    unseen = [name for name in class_names if name not in known]
+    shared = take_over(model, old.state_dict(), known, class_names, of_classes="class_last")
+    unseen = [name for name in class_names if name not in shared]
     _log.info("training goes on from %s; known classes: %s; new: %s", path, ", ".join(shared) or "none", ", ".join(unseen) or "none")

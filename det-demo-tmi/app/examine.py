@@ -6,42 +6,56 @@ import contextlib
 import numpy as np
 from easydict import EasyDict
 
+import checkpoint
 import hyper
-from predict import Seen, candidates
-from ymir_exc import mining, monitor, util
+from predict import Seen, predict
+from ymir_exc import dataset_reader, errors, images, mining, sharding, util
+from ymir_exc.env import DatasetType
+from ymir_exc.integrations import torchrun
 from ymir_exc.result_writer import InferResultWriter, MiningResultWriter
 
 MOST_CHOSEN = 1000    # images that are chosen one after the other, where an algorithm does that
 
 
 def examine(cfg: EasyDict) -> None:
-    """Images and a model in; for each image what is on it, how much its label would teach the model, or both, out."""
+    """Images and a model in; for each image what is on it, how much its label would teach the model, or both, out.
+
+    Of several processes each does its share. One that is started again after a kill goes on where it was.
+    """
+    wanted, names = util.get_parameters(cfg, hyper.MiningHyper), util.get_class_names(cfg)
+    # Many doubtful objects on one image are many lessons: the scores of boxes are summed.
+    scorer = mining.scorer(wanted.mining_algorithm, kind="sigmoid", aggregation="sum")
+    model, known, size, class_counts = checkpoint.load(str(util.pick_weight_file(cfg, suffix=".pt")))
+    if names != known:
+        raise errors.ConfigError(f"{cfg.ymir.input.config_file}: class_names are {names}, the model was trained for {known}")
+    broken = images.BrokenImages(dataset_reader.items_count(DatasetType.CANDIDATE), wanted.max_broken_ratio)
     with contextlib.ExitStack() as stack:
-        results = stack.enter_context(InferResultWriter(util.get_class_names(cfg))) if cfg.ymir.run_infer else None
+        results = stack.enter_context(InferResultWriter(names)) if cfg.ymir.run_infer else None
         ranking = stack.enter_context(MiningResultWriter()) if cfg.ymir.run_mining else None
-        scorer = _scorer(cfg)
+        writers = [writer for writer in (ranking, results) if writer]
+
+        def leave_out(path: str, error: errors.ImageError) -> None:
+            broken.add(path, error)
+            for writer in writers:
+                writer.skip(path)
+
         late: list[tuple[str, float, np.ndarray]] = []
-        task = monitor.BOTH if ranking and results else "mining" if ranking else "infer"
-        for seen in candidates(cfg, task, views=ranking is not None and "augmented" in scorer.needs):
+        views = ranking is not None and "augmented" in scorer.needs
+        for seen in predict(model.to(torchrun.device(cfg)), sharding.candidates(*writers), size, wanted, leave_out, views):
             if results:
                 found = seen.found
                 results.add(seen.path, found.boxes, found.scores, found.labels, image_size=(seen.place.width, seen.place.height))
             if ranking and scorer.rank:
-                late.append((seen.path, _score(scorer, seen), seen.found.embedding.numpy()))
+                late.append((seen.path, _score(scorer, seen, class_counts), seen.found.embedding))
             elif ranking:
-                ranking.add(seen.path, _score(scorer, seen))
+                ranking.add(seen.path, _score(scorer, seen, class_counts))
         if ranking and scorer.rank and late:
             paths, scores, embeddings = zip(*late)
             ranking.add_batch(paths, scorer.rank(scores, np.stack(embeddings), min(len(paths), MOST_CHOSEN)).scores)
 
 
-def _scorer(cfg: EasyDict) -> mining.Scorer:
-    # Many doubtful objects on one image are many lessons: the scores of boxes are summed.
-    return mining.scorer(util.get_parameters(cfg, hyper.MiningHyper).mining_algorithm, kind="sigmoid", aggregation="sum")
-
-
-def _score(scorer: mining.Scorer, seen: Seen) -> float:
+def _score(scorer: mining.Scorer, seen: Seen, class_counts: list[int]) -> float:
     """How much the label of one image would teach the model."""
     found = seen.found
     return scorer.score(path=seen.path, boxes=found.boxes, probabilities=found.probabilities, maps=[found.maps],
-                        augmented=[(changed.boxes, changed.probabilities) for changed in seen.changed], class_counts=seen.class_counts)
+                        augmented=[(changed.boxes, changed.probabilities) for changed in seen.changed], class_counts=class_counts)

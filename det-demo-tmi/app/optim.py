@@ -5,14 +5,12 @@ matrix learns at the same pace. From scratch and with few images that takes a fr
 """
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ymir_exc.integrations import torchrun
+from ymir_exc.integrations.torchrun import Budget
 
 HOLD = 0.6    # fraction of the training at the full learning rate; then it falls linearly to zero
 WARM_UP_STEPS = 10
@@ -62,29 +60,6 @@ def make_optimisers(model: nn.Module, learning_rate: float) -> list[torch.optim.
     return [Muon(inner, learning_rate), torch.optim.AdamW(rest, learning_rate / 10, betas=(0.9, 0.99), weight_decay=0.0)]
 
 
-@dataclass
-class Course:
-    """How far the training is, by steps or by time, whichever is further along; on every process the same."""
-
-    steps: int    # at most
-    max_seconds: float    # 0: as long as the steps take
-    reserve: float = 0.0    # seconds of these that the last evaluation will need
-    step: int = 0
-    started: float = field(default_factory=time.monotonic)
-    progress: float = 0.0    # 0 at the start, 1 at the end
-
-    @property
-    def seconds(self) -> float:
-        """Since the start."""
-        return time.monotonic() - self.started
-
-    def advance(self) -> None:
-        """After a step."""
-        self.step += 1
-        by_time = self.seconds / max(self.max_seconds - self.reserve, 1e-3) if self.max_seconds else 0.0
-        self.progress = torchrun.of_rank_0(min(1.0, max(self.step / self.steps, by_time)))
-
-    @property
-    def rate(self) -> float:
-        """What the learning rates are multiplied with, 0..1."""
-        return min(1.0, (1 - self.progress) / (1 - HOLD), (self.step + 1) / WARM_UP_STEPS)
+def rate(budget: Budget) -> float:
+    """What the learning rates are multiplied with, 0..1."""
+    return min(1.0, (1 - budget.used) / (1 - HOLD), (budget.step + 1) / WARM_UP_STEPS)

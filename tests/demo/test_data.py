@@ -5,10 +5,13 @@ import pytest
 import torch
 from PIL import Image
 
-from data import DetectionDataset, collate, fit, load_square, read_truths
-from ymir_exc import errors
-from ymir_exc.dataset_reader import BrokenImages
+from data import DetectionDataset, collate, read_truths
+from loss import detection_loss
+from model import Detector, centres
+from ymir_exc import errors, settings
 from ymir_exc.env import DatasetType
+from ymir_exc.host import sample
+from ymir_exc.images import BrokenImages
 
 
 def picture(platform, name="a.png", size=(40, 20), colour="red", **options):
@@ -30,6 +33,25 @@ def test_ark_corners_are_inclusive(platform):
     assert truth.labels.tolist() == [1, 0]
 
 
+def test_boxes_outside_of_the_image(platform):
+    labelled(platform, "0, -10, 2, 11, 90\n1, 50, 2, 60, 9\n1, 5, 5, 5, 5\n")    # of 40 x 20 pixels
+    dataset = DetectionDataset(read_truths(DatasetType.TRAINING), 80, cache_mb=1, broken=BrokenImages(1, 0))
+    assert dataset[0].boxes.tolist() == [[[0, 24, 24, 60], [10, 30, 12, 32]]]
+    assert dataset[0].labels.tolist() == [[0, 1]]
+
+
+def test_every_format_that_the_platform_exports(tmp_path, monkeypatch):
+    found = []
+    for export_format in sample.EXPORT_FORMATS:
+        root = tmp_path / export_format
+        sample.write_sample(root, images=8, export_format=export_format, in_root=str(root / "in"))
+        monkeypatch.setattr(settings, "DEFAULT_ENV_FILE_PATH", str(root / "in/env.yaml"))
+        found.append([(truth.boxes.tolist(), truth.labels.tolist()) for truth in read_truths(DatasetType.TRAINING)])
+    assert found[0] == found[1] == found[2]
+    assert len(found) == 3
+    assert sum(len(labels) for _, labels in found[0]) > 6
+
+
 def test_an_image_without_objects(platform):
     labelled(platform, "")
     truth, = read_truths(DatasetType.TRAINING)
@@ -43,65 +65,13 @@ def test_an_empty_index_names_the_file(platform):
         read_truths(DatasetType.VALIDATION)
 
 
-@pytest.mark.parametrize(("width", "height"), [(40, 20), (20, 40), (33, 77), (192, 192), (1000, 3)])
-def test_letterbox_there_and_back(width, height):
-    place = fit(width, height, 192)
-    boxes = torch.tensor([[0., 0., width, height], [1., 1., 2., 2.]])
-    square = place.to_square(boxes)
-    assert square.min() >= -0.5
-    assert square.max() <= 192.5
-    assert torch.allclose(place.to_image(square), boxes, atol=1e-3)
-
-
-def test_boxes_are_clipped_to_the_image():
-    place = fit(40, 20, 192)
-    assert place.to_image(torch.tensor([[-50., -50., 500., 500.]])).tolist() == [[0, 0, 40, 20]]
-
-
-def test_the_image_lies_in_the_middle_of_the_square(platform):
-    pixels, place = load_square(picture(platform), 64)
-    assert pixels.shape == (3, 64, 64)
-    assert pixels.dtype == torch.uint8
-    assert (place.left, place.top) == (0, 16)
-    assert pixels[:, 32, 32].tolist() == [255, 0, 0]
-    assert pixels[:, 2, 32].tolist() == [114, 114, 114]
-
-
-def test_exif_rotation_is_applied(platform):
-    exif = Image.Exif()
-    exif[0x0112] = 6    # to be shown turned by 90 degrees
-    path = picture(platform, "turned.jpg", (40, 20), exif=exif)
-    assert (load_square(path, 64)[1].width, load_square(path, 64)[1].height) == (20, 40)
-
-
-@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "1"])
-def test_every_mode_becomes_rgb(platform, mode):
-    path = platform.input / "assets" / "mode.tif"
-    Image.new(mode, (8, 8)).save(path)
-    assert load_square(str(path), 32)[0].shape == (3, 32, 32)
-
-
-@pytest.mark.parametrize("content", [b"", b"no image", None])
-def test_a_broken_image_is_named(platform, content):
-    path = platform.input / "assets" / "broken.jpg"
-    if content is None:
-        whole = picture(platform, "whole.jpg", (300, 300))
-        with open(whole, "rb") as f:
-            content = f.read()[:700]
-    path.write_bytes(content)
-    with pytest.raises(errors.ImageError, match=r"broken\.jpg"):
-        load_square(str(path), 64)
-
-
 def test_batches_are_filled_up(platform):
     one, two = platform.input / "annotations" / "1.txt", platform.input / "annotations" / "2.txt"
     one.write_text("0, 0, 0, 39, 19\n1, 0, 0, 9, 9\n")
     two.write_text("")
     platform.index("train", f"{picture(platform, 'a.png')}\t{one}", f"{picture(platform, 'b.png')}\t{two}")
     dataset = DetectionDataset(read_truths(DatasetType.TRAINING), 64, cache_mb=1, broken=BrokenImages(2, 0))
-    done = []
-    dataset.fill_cache(done.append)
-    assert done == [0.5, 1]
+    assert len(list(dataset.fill_cache())) == 2
     batch = collate([dataset[0], dataset[1]])
     assert batch.images.shape == (2, 3, 64, 64)
     assert batch.labels.tolist() == [[0, 1], [-1, -1]]
@@ -115,16 +85,25 @@ def test_a_broken_image_is_left_out_of_its_batch(platform, caplog):
     broken.write_bytes(b"")
     platform.index("train", f"{picture(platform, 'a.png')}\t{label}", f"{broken}\t{label}")
     dataset = DetectionDataset(read_truths(DatasetType.TRAINING), 64, cache_mb=1, broken=BrokenImages(2, 0))
-    dataset.fill_cache(lambda done: None)
+    assert [sample is None for sample in dataset.fill_cache()] == [False, True]
     assert collate([dataset[0], dataset[1]]).images.shape == (1, 3, 64, 64)
     assert collate([dataset[1], dataset[1]]) is None
     assert caplog.text.count("left out") == 1
 
 
+def test_a_batch_without_any_object_teaches_too(platform):
+    labelled(platform, "")
+    dataset = DetectionDataset(read_truths(DatasetType.TRAINING), 64, cache_mb=1, broken=BrokenImages(1, 0))
+    batch = collate([dataset[0], dataset[0]])
+    assert batch.labels.tolist() == [[-1], [-1]]
+    model = Detector(2)
+    losses = detection_loss(model, model(batch.images), centres(batch.images), batch)
+    losses.total.backward()
+    assert torch.isfinite(losses.total)
+
+
 def test_a_small_budget_caches_less(platform):
     labelled(platform, "")
     dataset = DetectionDataset(read_truths(DatasetType.TRAINING) * 30, 192, cache_mb=1, broken=BrokenImages(30, 0))
-    done = []
-    dataset.fill_cache(done.append)
-    assert len(done) == 9    # of 110,592 bytes each
+    assert len(list(dataset.fill_cache())) == dataset.room == 9    # of 110,592 bytes each
     assert dataset[29].images.shape == (1, 3, 192, 192)

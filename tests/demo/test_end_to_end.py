@@ -90,7 +90,7 @@ def test_a_stopped_training_goes_on(prepare):
     assert stages[best]["mAP"] == max(stage["mAP"] for stage in stages.values())
     platform_rules.accept_training(space.output)
     platform_rules.accept_monitor(space.output, final="done")
-    assert sorted(path.name for path in space.output.iterdir() if path.name.startswith(".demo")) == []
+    assert sorted(path.name for path in space.output.iterdir() if path.name.startswith(".")) == []
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="each process needs a core")
@@ -108,6 +108,23 @@ def test_two_processes_leave_what_one_leaves(prepare):
         assert text.count("epoch_2: mAP") == 1    # one of them evaluates
     assert files[0] == files[1]
     assert steps == [["120"], ["60"]]
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="each process needs a core")
+def test_two_processes_see_what_one_sees(prepare, tmp_path):
+    training = prepare("training", root="training", params={"max_seconds": 0, "epochs": 6, "input_size": 64, "evaluations": 1})
+    assert run(training).status == 0, log(training)
+    found = []
+    for processes in (1, 2):
+        params = {"cpu_processes": processes, "batch_size": 1}
+        both = prepare("mining", "infer", root=f"of {processes}", model=training.output, params=params)
+        assert run(both).status == 0, log(both)
+        platform_rules.accept_monitor(both.output, final="done")
+        found.append([(both.output / name).read_bytes() for name in ("result.tsv", "infer-result.json")])
+        assert sorted(path.name for path in both.output.iterdir() if path.name.startswith(".")) == []
+    paths = [[line.rpartition(b"\t")[0].rpartition(b"/")[2] for line in ranking.splitlines()] for ranking, _ in found]
+    assert paths[0] == paths[1]
+    assert found[0][1] == found[1][1]
 
 
 def edit(space, **changes):

@@ -11,7 +11,7 @@ import checkpoint
 from examine import examine
 from model import Detector
 from tests.contract import platform_rules
-from ymir_exc import errors, mining, util
+from ymir_exc import errors, images, mining, util
 
 torch.set_num_threads(1)
 
@@ -62,9 +62,8 @@ def test_rare_classes_weigh_more(task):
 
 
 def test_both_in_one_pass(task, monkeypatch):
-    import predict
     seen = []
-    monkeypatch.setattr(predict, "load_square", lambda path, size, load=predict.load_square: (seen.append(path), load(path, size))[1])
+    monkeypatch.setattr(images, "load_square", lambda path, size, load=images.load_square: (seen.append(path), load(path, size))[1])
     task.run("mining", "infer")
     examine(util.get_merged_config())
     assert sorted(seen) == sorted(task.images)

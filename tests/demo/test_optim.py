@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from model import Detector
-from optim import HOLD, Course, Muon, make_optimisers, orthogonalise
+from optim import HOLD, Muon, make_optimisers, orthogonalise, rate
+from ymir_exc.integrations.torchrun import Budget
 
 
 @pytest.mark.parametrize("shape", [(16, 144), (64, 64), (96, 24)])
@@ -50,17 +51,10 @@ def test_every_weight_has_one_optimiser():
 
 
 def test_the_rate_by_steps():
-    course = Course(steps=100, max_seconds=0)
+    budget = Budget(steps=100)
     rates = []
-    for course.step in (0, 20, int(100 * HOLD), 80, 100):
-        rates.append(course.rate)
+    for done in range(101):
+        if done in (0, 20, int(100 * HOLD), 80, 100):
+            rates.append(rate(budget))
+        budget.advance()
     assert rates == pytest.approx([0.1, 1, 1, 0.5, 0])
-
-
-def test_time_counts_when_it_is_further_along():
-    course = Course(steps=10**9, max_seconds=10, reserve=2)
-    course.step = 1000
-    course.started -= 4
-    assert course.progress == pytest.approx(0.5, abs=0.1)
-    course.started -= 10
-    assert (course.progress, course.rate) == (1, 0)

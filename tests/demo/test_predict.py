@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import hyper
-from data import fit
 from model import Detector, Predictions
 from predict import detect
+from ymir_exc.images import letterbox as fit
 
 
 class Fixed(torch.nn.Module):

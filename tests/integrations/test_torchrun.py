@@ -360,3 +360,21 @@ def test_bfloat16_where_the_cpu_computes_in_it():
 
 def test_the_variable_is_not_left_set():
     assert FAILURES_VARIABLE not in os.environ
+
+
+def test_a_budget_of_steps_or_of_time():
+    budget = torchrun.Budget(steps=10)
+    budget.advance()
+    assert (budget.step, budget.used) == (1, 0.1)
+    timed = torchrun.Budget(steps=10**9, max_seconds=10)
+    timed.reserve = 2
+    timed.restart(4)
+    timed.advance()
+    assert timed.used == pytest.approx(0.5, abs=0.1)
+    again = torchrun.Budget(steps=10**9, max_seconds=10)
+    again.set_state(timed.state())
+    assert (again.step, again.used) == (1, timed.used)
+    assert again.seconds >= 4
+    again.restart(100)
+    again.advance()
+    assert again.used == 1

@@ -1,16 +1,25 @@
-"""Model files of PyTorch that load without running any code in them."""
+"""Files of PyTorch that load without running any code in them: models, and trainings to go on with."""
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
-from typing import TYPE_CHECKING, Any, Collection, Dict, Mapping
+import sys
+from collections import Counter, OrderedDict
+from typing import TYPE_CHECKING, Any, Callable, Collection, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from ymir_exc import _files
 from ymir_exc._version import __version__
-from ymir_exc.errors import WeightsError
+from ymir_exc.env import is_main_rank
+from ymir_exc.errors import ArgumentError, OutOfMemoryError, WeightsError
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    import torch
+    from easydict import EasyDict as edict
+    from torch import Tensor, nn
 
+_SCALARS: Sequence[Tuple[Any, Callable[[Any], Any]]] = (
+    (str, str.__str__), (int, int.__int__), (float, float.__float__), (bytes, bytes))
 _HINT = "choose a model that this image trained"
 
 
@@ -20,18 +29,50 @@ def save_weights(path: _files.PathLike, weights: Mapping[str, Tensor], **about: 
     Args:
         path: The file; its folder is made where it is missing.
         weights: `model.state_dict()`.
-        about: What is needed to use the model: class names, input size, ...; text, numbers, tensors, and lists and dicts of these.
+        about: What is needed to use the model: class names, input size, ...; text, numbers, tensors, and lists and dicts of these. They
+            come back as plain ones: an EasyDict as a dict, numpy's numbers as Python's, a path as text.
 
     Raises:
+        ArgumentError: The weights are no mapping, or something has another type, which `load_weights` would refuse; its place is named.
         StorageError: It cannot be written; an earlier file of that name stays.
     """
+    if not isinstance(weights, Mapping):
+        raise ArgumentError(f"the weights must be what model.state_dict() returns, not a {type(weights).__qualname__}")
+    _save(path, _plain({**about, "weights": weights, "ymir_exc_version": __version__}))
+
+
+def _plain(value: Any, place: str = "") -> Any:
+    """The same of the types that torch loads without running code."""
+    import torch
+    if value is None or type(value) in (bool, torch.Tensor, torch.nn.Parameter, bytearray, complex, torch.dtype, torch.device):
+        return value
+    for scalar, convert in _SCALARS:
+        if isinstance(value, scalar):    # of an enumeration, say, or numpy's
+            return convert(value)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, Mapping):
+        made = {_plain(key, f"{place}.{key}"): _plain(value[key], f"{place}.{key}") for key in value}
+        kind: Any = type(value)
+        return kind(made) if kind in (OrderedDict, Counter) else made
+    for several in (list, tuple, set):
+        if isinstance(value, several):
+            return several([_plain(item, f"{place}.{number}") for number, item in enumerate(value)])
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and isinstance(value, numpy.generic) and not isinstance(value.item(), numpy.generic):
+        return _plain(value.item(), place)
+    raise ArgumentError(f"{place[1:]} is a {type(value).__module__}.{type(value).__qualname__}, which is not loaded from a file of torch: "
+                        "text, numbers, tensors, lists and dicts are")
+
+
+def _save(path: _files.PathLike, content: Dict[str, Any]) -> None:
     import io
 
     import torch
-    content = io.BytesIO()    # what torch says of a full disk is no reason that anybody would understand
-    torch.save({**about, "weights": dict(weights), "ymir_exc_version": __version__}, content)
-    _files.make_folder(os.path.dirname(path), shared=True)
-    _files.write_bytes(path, content.getvalue(), shared=True)
+    data = io.BytesIO()    # what torch says of a full disk is no reason that anybody would understand
+    torch.save(content, data)
+    _files.make_folder(os.path.dirname(path) or ".", shared=True)
+    _files.write_bytes(path, data.getvalue(), shared=True)
 
 
 def load_weights(path: _files.PathLike, needs: Collection[str] = ()) -> Dict[str, Any]:
@@ -47,12 +88,130 @@ def load_weights(path: _files.PathLike, needs: Collection[str] = ()) -> Dict[str
     Raises:
         WeightsError: It is no file of `save_weights`, or one that lacks a name.
     """
-    import torch
-    try:
-        content: Dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        missing = {"weights", *needs} - set(content)
-    except Exception as e:    # torch raises whatever a malformed file makes it stumble over
-        raise WeightsError(f"{os.fspath(path)} cannot be read as a model: {e}", hint=_HINT) from e
+    content = _load(path)
+    missing = {"weights", *([needs] if isinstance(needs, str) else needs)} - set(content)
     if missing:
         raise WeightsError(f"{os.fspath(path)} lacks {', '.join(sorted(missing))}", hint=_HINT)
     return content
+
+
+def take_over(model: nn.Module, weights: Mapping[str, Tensor], known: Sequence[str], wanted: Sequence[str], of_classes: str) -> List[str]:
+    """Load the weights of a model that was trained for other classes: all of them, but of the layers that tell classes only those of the
+    classes that both know. The other classes keep what they have.
+
+    Args:
+        model: Of the same architecture, for the classes `wanted`.
+        weights: Of the model that was trained, for the classes `known`.
+        known: Class names, in the order of its rows.
+        wanted: Class names, in the order of the rows of `model`.
+        of_classes: What the names of those layers begin with; their weights have one row a class.
+
+    Returns:
+        The classes that both know.
+
+    Raises:
+        WeightsError: Of another architecture; nothing is changed.
+    """
+    import torch
+    mine = model.state_dict()
+    if mine.keys() != weights.keys():
+        odd = sorted(mine.keys() ^ weights.keys())
+        raise WeightsError(f"these are the weights of another kind of model: {odd[0]} is in one of them only", hint=_HINT)
+    shared = [name for name in wanted if name in known]
+    rows, old_rows = [list(wanted).index(name) for name in shared], [list(known).index(name) for name in shared]
+    for key, weight in weights.items():
+        tells_classes = key.startswith(of_classes)
+        if weight.shape != mine[key].shape and not (tells_classes and weight.shape[1:] == mine[key].shape[1:]):
+            raise WeightsError(f"these are the weights of another kind of model: {key} has the shape {tuple(weight.shape)}, not "
+                               f"{tuple(mine[key].shape)}", hint=_HINT)
+    with torch.no_grad():
+        for key, weight in weights.items():
+            if key.startswith(of_classes):
+                mine[key][rows] = weight[old_rows].to(mine[key])
+            else:
+                mine[key].copy_(weight)
+    return shared
+
+
+def _load(path: _files.PathLike) -> Dict[str, Any]:
+    import torch
+    try:
+        return dict(torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as e:    # torch raises whatever a malformed file makes it stumble over
+        raise WeightsError(f"{os.fspath(path)} cannot be read as a model: {e}", hint=_HINT) from e
+
+
+@contextlib.contextmanager
+def out_of_memory_explained(device: torch.device, **settings: Any) -> Iterator[None]:
+    """Tell of a GPU whose memory is used up what was tried, and how much there is.
+
+    Args:
+        device: The GPU.
+        settings: What decides how much is needed: `batch_size=16, input_size=640`.
+
+    Raises:
+        OutOfMemoryError: 300103, in the place of torch's own error.
+    """
+    import torch
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as e:
+        free, total = torch.cuda.mem_get_info(device)
+        tried = ", ".join(f"{name} {value}" for name, value in settings.items())
+        raise OutOfMemoryError(f"{tried} does not fit into the GPU's {total / 2**30:.1f} GiB, of which {free / 2**30:.1f} are free",
+                               hint=f"lower {next(iter(settings), 'the batch size')}") from e
+
+
+class KeptTraining:
+    """What a training needs to go on when its container is started again over the same output folder: after a stop, a kill, a reboot.
+
+        kept = KeptTraining(cfg, settings=parameters.model_dump())
+        if state := kept.load():
+            model.load_state_dict(state["model"])
+        ...
+        kept.save(model=model.state_dict(), step=step)    # now and then, and when monitor.should_stop() is true
+        ...
+        kept.remove()    # at the end
+
+    Args:
+        cfg: What `util.get_merged_config()` returned.
+        settings: What must be the same for a training to be gone on with: plain values, lists and dicts. The task and its classes are too.
+
+    Raises:
+        ArgumentError: The settings are of a type that `save_weights` refuses too.
+    """
+
+    def __init__(self, cfg: edict, settings: Any = None) -> None:
+        self.path = os.path.join(cfg.ymir.output.root_dir, ".ymir-training.pt")
+        names = [str(name) for name in cfg.param.get("class_names") or []]
+        self._same = _plain({"task_id": cfg.ymir.task_id, "class_names": names, "settings": settings})
+
+    def save(self, **state: Any) -> None:
+        """Keep this, in the place of what was kept before; rank 0 does, the others return at once. Text, numbers, tensors, lists, dicts.
+
+        Raises:
+            ArgumentError: As `save_weights`.
+            StorageError: It cannot be written; what was kept before stays.
+        """
+        if is_main_rank():
+            _save(self.path, {"same": self._same, "state": _plain(state)})
+
+    def load(self) -> Optional[Dict[str, Any]]:
+        """What `save` was given last, tensors on the CPU; None when there is nothing, or another training's: then the log says so."""
+        if not os.path.exists(self.path):
+            return None
+        try:
+            content = _load(self.path)
+            if content["same"] == self._same:
+                return dict(content["state"])
+            reason = "it is of a task with other settings"
+        except (WeightsError, KeyError, TypeError) as e:
+            reason = str(e)
+        logging.getLogger(__name__).warning("the training begins anew: %s cannot be gone on with: %s", self.path, reason)
+        return None
+
+    def remove(self) -> None:
+        """At the end of a training that came to its end."""
+        if is_main_rank():
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.path)

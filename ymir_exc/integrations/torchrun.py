@@ -29,7 +29,22 @@ import sys
 import tempfile
 import time
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, NoReturn, Optional, Sequence, Set, Union
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    Mapping,
+    NamedTuple,
+    NoReturn,
+    Optional,
+    Sequence,
+    Set,
+    Union,
+)
 
 from ymir_exc import monitor, util
 from ymir_exc.code import ExecutorReturnCode as RC
@@ -454,6 +469,56 @@ def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
 def _exchange_device() -> str:
     import torch.distributed as dist
     return "cuda" if dist.get_backend() == "nccl" else "cpu"
+
+
+class Budget:
+    """How much of a training is done, by steps or by time, whichever is further along; on each rank the same.
+
+        budget = torchrun.Budget(epochs * len(loader), max_seconds)
+        while budget.used < 1:
+            ...
+            budget.advance()
+
+    Args:
+        steps: At most.
+        max_seconds: From now on; 0 for as long as the steps take.
+    """
+
+    def __init__(self, steps: int, max_seconds: float = 0.0) -> None:
+        self.steps = steps
+        self.max_seconds = max_seconds
+        self.reserve = 0.0
+        """Seconds of these that are kept for what follows the last step."""
+
+        self.step = 0
+        self.used = 0.0
+        """0 at the start, 1 at the end."""
+
+        self.restart()
+
+    @property
+    def seconds(self) -> float:
+        """Since the start."""
+        return time.monotonic() - self._started
+
+    def restart(self, seconds: float = 0.0) -> None:
+        """Let the time begin now, or so many seconds ago."""
+        self._started = time.monotonic() - seconds
+
+    def advance(self) -> None:
+        """A step is done. All ranks of a `process_group` have to say so equally often."""
+        self.step += 1
+        by_time = self.seconds / max(self.max_seconds - self.reserve, 1e-3) if self.max_seconds else 0.0
+        self.used = of_rank_0(min(1.0, max(self.step / max(self.steps, 1), by_time)))
+
+    def state(self) -> List[float]:
+        """What `set_state` takes, when a training goes on."""
+        return [self.step, self.used, self.seconds]
+
+    def set_state(self, state: Sequence[float]) -> None:
+        """Go on from there."""
+        self.step, self.used = int(state[0]), state[1]
+        self.restart(state[2])
 
 
 def mixed_precision(device: torch.device) -> torch.autocast:

@@ -37,7 +37,6 @@ class YmirPlatform:
             ConfigError: One of them is missing or wrong.
         """
         from ymir_exc import env
-        from ymir_exc._yaml import load_mapping
         path = os.path.abspath(settings.DEFAULT_ENV_FILE_PATH)
         try:
             files = env.task_files(path)
@@ -45,7 +44,7 @@ class YmirPlatform:
             self._guess_monitor(path)
             raise
         self._monitor_file, self._task_id = files.monitor_file, files.task_id
-        load_mapping(files.config_file, "the hyper-parameters")
+        env.config_at(files.config_file, path)
         folders = (files.output_dir, files.models_dir, os.path.dirname(files.training_result_file), os.path.dirname(files.monitor_file))
         return Prepared(path, _variables(path), files.monitor_file, files.task_id, tuple(dict.fromkeys(folders)))
 

@@ -1,7 +1,11 @@
 """The files of model stages: each stage has its own, and what belongs to none is deleted (contract 6.3).
 
-A note beside result.yaml names the files that a write is about to copy or to delete. Whoever is killed meanwhile leaves it, and the
-next write deletes those that result.yaml does not list: else a later stage of that name would take an old copy for its own weights.
+A note beside result.yaml names the files that a write is about to copy, to replace or to delete. Whoever is killed meanwhile leaves it,
+and the next write deletes those that result.yaml does not list: else a later stage of that name would take an old copy for its own weights.
+
+Weights of a stage that is written again are replaced when their copies are complete, just before result.yaml is; the earlier ones have a
+second name until it stands. If it cannot be written they are put back at once, after a kill in between with the next write: until then
+the weights are newer than the metrics.
 """
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ import contextlib
 import logging
 import os
 import re
+import zlib
 from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Set, Tuple
 
 from ymir_exc import _files
@@ -18,15 +23,17 @@ _log = logging.getLogger(__name__)
 _COARSE_NS = (1, 100, 1000, 10 ** 9, 2 * 10 ** 9)
 """What file systems round the time of a file to."""
 
+_put_back: Dict[str, Tuple[int, int]] = {}
+"""Files that this process has put back: when that changed them, and when they had changed before."""
+
 
 class Copy(NamedTuple):
     """A file that a stage is to have in its folder."""
 
     source: str
     time: int    # of its content, in nanoseconds; the copy keeps it
-    is_new: bool
-    may_link: bool
-    is_needed: bool    # else the platform finds a file without it
+    replaces: Optional[int]    # when the file changed that it takes the place of; None where there is none
+    is_needed: bool    # else the platform finds the source without it
 
 
 class StageFiles:
@@ -83,8 +90,10 @@ class StageFiles:
                     source = None
                 if source is not None:
                     self._check_inside(stage, own)
-                    made[own] = Copy(source, os.stat(source).st_mtime_ns, not os.path.lexists(own), self._may_link(source, own, given_name),
-                                     name in brought or self.found(stage, name) is None)
+                    found = self.found(stage, name)
+                    made[own] = Copy(source, os.stat(source).st_mtime_ns,
+                                     _changed(own) if os.path.isfile(own) or os.path.islink(own) else None,
+                                     name in brought or found is None or not os.path.samefile(found, source))
         return made
 
     def _check_inside(self, stage: str, target: str) -> None:
@@ -99,15 +108,13 @@ class StageFiles:
         common = os.path.join(self.models_dir, name)
         if given_name != stage and os.path.isfile(os.path.join(self.models_dir, given_name, name)):
             common = os.path.join(self.models_dir, given_name, name)    # where the platform does not look
-        elif not os.path.isfile(common) or (_tells_stage(name, stage) and not self._is_linked(common)):
+        if not os.path.isfile(common):
             return None
-        # What lies in the folder of a stage that is new was saved for it; the common file may be of any epoch.
-        return common if not os.path.isfile(own) or (is_known and _is_newer(common, own)) else None
-
-    def _may_link(self, source: str, own: str, given_name: str) -> bool:
-        """Whether the source was saved for this stage alone: then the stage's file is that very file under a second name."""
-        folders = [os.path.normpath(os.path.join(self.models_dir, name)) + os.sep for name in (given_name, given_name.replace("-", "_"))]
-        return source != own and os.path.normpath(source).startswith(tuple(folders)) and not self._is_linked(source)
+        if os.path.isfile(own):
+            # What lies in the folder of a stage that is new was saved for it; the common file may be of any epoch.
+            return common if is_known and _is_newer(common, own) else None
+        is_elsewhere = common != os.path.join(self.models_dir, name)
+        return common if is_elsewhere or self._is_linked(common) or not _is_of_one_stage(name, stage) else None
 
     def _is_linked(self, path: str) -> bool:
         """Whether the file is a link, or lies in a folder that leads out."""
@@ -117,10 +124,25 @@ class StageFiles:
         return os.path.realpath(path).startswith(os.path.realpath(os.path.join(self.models_dir, folder)) + os.sep)
 
     def spare(self, dropped: Mapping[str, Mapping[str, Any]], result: Mapping[str, Any]) -> List[str]:
-        """What dropped stages hold and no other stage lists; never result.yaml, nor what is no stage's."""
+        """What dropped stages hold and no other stage lists; never result.yaml, nor what is no stage's.
+
+        What a stage has a copy of is the program's, which may load it again; but it goes too when its name has the stage's number,
+        for there is one for each stage.
+        """
         kept = self._listed(result) if dropped else set()
-        paths = [self.found(stage, name) for stage, entry in dropped.items() for name in _safe_names(entry)]
-        return [path for path in paths if path is not None and self._is_spare(path, kept)]
+        names = [(stage, name) for stage, entry in dropped.items() for name in _safe_names(entry)]
+        paths = [self.found(stage, name) for stage, name in names]
+        paths += [self._original(stage, name) for stage, name in names if _has_number_of(stage, name)]
+        return [path for path in dict.fromkeys(paths) if path is not None and self._is_spare(path, kept)]
+
+    def _original(self, stage: str, name: str) -> Optional[str]:
+        """The common file that a stage has a copy of, unless it has changed since."""
+        own, common = os.path.join(self.models_dir, stage, name), os.path.join(self.models_dir, name)
+        with contextlib.suppress(OSError):
+            ours, theirs = os.stat(own), os.lstat(common)
+            if (ours.st_size, ours.st_mtime_ns) == (theirs.st_size, theirs.st_mtime_ns):
+                return common
+        return None
 
     def _listed(self, result: Mapping[str, Any]) -> Set[str]:
         # Also where it is not found now: a common file that a stage has a copy of is still its name.
@@ -131,73 +153,108 @@ class StageFiles:
         return os.path.realpath(path) not in kept and self._is_inside(os.path.join(os.path.dirname(path), "x")) \
             and not self.is_result(path) and not self._is_inside(path, "attachments")
 
-    def begin(self, stage: str, copies: Mapping[str, Copy], spare: Iterable[str]) -> None:
-        """Note what is about to change, and make the copies; `end` or `undo` follows when result.yaml was written or was not.
+    def begin(self, stage: str, entry: Mapping[str, Any], copies: Mapping[str, Copy], spare: Iterable[str]) -> None:
+        """Note what is about to change, make the copies, and put them in the place of earlier ones when all are complete.
+
+        `end` or `undo` follows when result.yaml was written or was not.
 
         Raises:
-            StorageError: A file without which the platform would find none could not be copied.
+            StorageError: A file could not be copied, and the platform would find none or one of other content.
         """
-        failure = self._write_note({**{own: copy.time for own, copy in copies.items() if copy.is_new}, **dict(_times(spare))})
+        noted: Dict[str, Any] = {own: copy.time if copy.replaces is None else [copy.time, copy.replaces, stage, _digest(entry)]
+                                 for own, copy in copies.items()}
+        failure = self._write_note({**noted, **dict(_times(spare))})
+        complete = []
         for own, copy in copies.items():
             try:
                 if failure:
                     raise failure
-                _make(own, copy)
+                if copy.replaces is None:
+                    _make(own, copy)
+                else:
+                    _make(_beside(own, "new"), copy)
+                    complete.append(own)
             except OSError as e:    # a full disk
                 if copy.is_needed:
-                    raise
+                    raise _files.storage_error(own, e) from e
                 _log.warning("stage %s keeps no %s of its own, a later stage may overwrite it: %s", stage, os.path.basename(own), e)
+        for own in complete:
+            try:
+                _replace(own)
+            except OSError as e:
+                raise _files.storage_error(own, e) from e
 
-    def _write_note(self, times: Mapping[str, int]) -> Optional[OSError]:
-        if not times:
+    def _write_note(self, noted: Mapping[str, Any]) -> Optional[OSError]:
+        if not noted:
             return None
         import json
         self._is_noted = True
         try:
-            names = {os.path.relpath(path, self.models_dir): time for path, time in times.items()}
+            names = {os.path.relpath(path, self.models_dir): value for path, value in noted.items()}
             _files.write_bytes(self._note, json.dumps(names).encode("ascii"))
         except OSError as e:    # a StorageError
             return e
         return None
 
-    def end(self, spare: Iterable[str]) -> None:
+    def end(self, copies: Iterable[str], spare: Iterable[str]) -> None:
         """Delete what no stage lists now."""
+        for path in copies:
+            _delete(_beside(path, "old"))
         for path in spare:
             _delete(path)
             self._remove_empty(os.path.dirname(path))
         self._forget()
 
     def undo(self, copies: Mapping[str, Copy]) -> None:
-        """Take the copies back."""
+        """Take the copies back, and put back what they replaced."""
         for own, copy in copies.items():
-            if copy.is_new:
+            if copy.replaces is None:
                 _delete(own)
-        self._forget()
+            else:
+                _delete(_beside(own, "new"))
+                _restore(own, copy.replaces)
+        self._forget(copies)
 
     def finish_earlier(self, result: Mapping[str, Any]) -> None:
-        """Delete what a writer that was killed would have deleted, or has copied for a stage that it did not come to list.
+        """Put right what a writer that was killed has left half-done.
 
-        What has changed since belongs to whoever changed it.
+        Delete what it would have deleted, or has copied for a stage that it did not come to list; put back what it has replaced for
+        metrics that result.yaml does not have. What has changed since belongs to whoever changed it.
         """
         import json
         try:
             with open(self._note, "rb") as f:
-                noted = json.loads(f.read())
+                read = json.loads(f.read())
         except FileNotFoundError:
             return
         except (OSError, ValueError):
-            noted = None
+            read = None
         self._is_noted = True
-        times = {os.path.join(self.models_dir, name): noted[name] for name in _safe_names({"files": list(noted)})
-                 if isinstance(noted[name], int)} if isinstance(noted, dict) else {}
+        noted = {os.path.join(self.models_dir, name): read[name] for name in _safe_names({"files": list(read)})} \
+            if isinstance(read, dict) else {}
         kept = self._listed(result)
-        for path, found in _times(times):
-            if found in [times[path] // unit * unit for unit in _COARSE_NS] and self._is_spare(path, kept):
+        for path, value in noted.items():
+            if not self._is_inside(os.path.join(os.path.dirname(path), "x")):
+                continue
+            _sweep(path)
+            if isinstance(value, list):
+                self._finish_replacing(path, value, result)
+            elif isinstance(value, int) and _is_of_time(path, value) and self._is_spare(path, kept):
                 _delete(path)
-        self._forget()
+        self._forget(noted)
 
-    def _forget(self) -> None:
-        if self._is_noted:
+    def _finish_replacing(self, own: str, value: List[Any], result: Mapping[str, Any]) -> None:
+        old = _beside(own, "old")
+        if list(map(type, value)) == [int, int, str, str] and os.path.lexists(old):
+            time, changed, stage, digest = value
+            is_listed = _digest(result.get("model_stages", {}).get(stage)) == digest
+            if not is_listed and (not os.path.lexists(own) or _is_of_time(own, time) or os.path.samestat(os.lstat(own), os.lstat(old))):
+                _restore(own, changed)
+            else:
+                _delete(old)
+
+    def _forget(self, paths: Iterable[str] = ()) -> None:
+        if self._is_noted and not any(os.path.lexists(_beside(path, "old")) for path in paths):
             _delete(self._note)
         self._is_noted = False
 
@@ -211,26 +268,61 @@ class StageFiles:
             folder = os.path.dirname(folder)
 
 
-def _make(own: str, copy: Copy) -> None:
-    if copy.may_link:
-        with contextlib.suppress(OSError):    # a file system without hard links, or somebody else's file
-            _files.make_folder(os.path.dirname(own), shared=True)
-            temp = _files._temp_name(own)
-            os.link(copy.source, temp)
-            try:
-                os.replace(temp, own)
-            finally:
-                _delete(temp)
-            _files.sync_folder(os.path.dirname(own))
-            return
+def _make(target: str, copy: Copy) -> None:
     import shutil
     with open(copy.source, "rb") as reader:
-        _files.make_folder(os.path.dirname(own), shared=True)
-        with _files.open_atomic(own, follow_links=False, shared=True) as writer:
+        _files.make_folder(os.path.dirname(target), shared=True)
+        with _files.open_atomic(target, follow_links=False, shared=True) as writer:
             shutil.copyfileobj(reader, writer, 1 << 20)
             writer.flush()
             with contextlib.suppress(OSError):
                 os.utime(writer.fileno(), ns=(copy.time, copy.time))
+
+
+def _beside(own: str, kind: str) -> str:
+    """Where the new file waits, or the old one: no name of a temporary file, which anybody may sweep."""
+    folder, name = os.path.split(own)
+    return os.path.join(folder, f".{name[:180]}.{zlib.crc32(os.fsencode(name)):08x}.ymir-{kind}")
+
+
+def _replace(own: str) -> None:
+    """Put the new file in the place of the old one, which keeps a second name."""
+    old = _beside(own, "old")
+    _delete(old)
+    try:
+        os.link(own, old, follow_symlinks=False)
+    except OSError:    # a file system without hard links, or somebody else's file
+        os.rename(own, old)
+    os.replace(_beside(own, "new"), own)
+    _files.sync_folder(os.path.dirname(own))
+
+
+def _restore(own: str, changed: int) -> None:
+    old = _beside(own, "old")
+    with contextlib.suppress(OSError):    # it was not replaced
+        os.replace(old, own)
+        _delete(old)    # two names of one file stay two
+        _put_back[own] = os.lstat(own).st_ctime_ns, changed
+        _files.sync_folder(os.path.dirname(own))
+
+
+def _sweep(own: str) -> None:
+    """Delete what a killed writer of this file has left: temporary files have its name."""
+    _delete(_beside(own, "new"))
+    starts = tuple(_files._temp_name(path).partition(_files._TEMP_MARK)[0] + _files._TEMP_MARK for path in (own, _beside(own, "new")))
+    with contextlib.suppress(OSError):
+        for entry in list(os.scandir(os.path.dirname(own))):
+            if entry.path.startswith(starts):
+                _delete(entry.path)
+
+
+def _digest(entry: Any) -> str:
+    """Tells entries of result.yaml apart, also when they were read from the file."""
+    import hashlib
+    import json
+    with contextlib.suppress(TypeError):    # none of ours
+        return hashlib.sha256(json.dumps(entry, sort_keys=True).encode("ascii")).hexdigest()
+    return ""
 
 
 def _times(paths: Iterable[str]) -> Iterable[Tuple[str, int]]:
@@ -244,18 +336,37 @@ def _delete(path: str) -> None:
         os.unlink(path)
 
 
-def _tells_stage(name: str, stage: str) -> bool:
-    """`epoch_10.pth` is of the stage `epoch_10` alone, `best.pt` may be of any."""
-    return re.search(rf"(?<![A-Za-z0-9]){re.escape(stage)}(?![A-Za-z0-9])", name) is not None
+def _is_of_time(path: str, time: int) -> bool:
+    return any(found in [time // unit * unit for unit in _COARSE_NS] for _, found in _times([path]))
+
+
+def _has_number_of(stage: str, name: str) -> bool:
+    """`model_epoch_10.pth` was saved for the stage `epoch_10`; `best.pt` may be saved again, also when there is a stage `best`."""
+    return stage[-1:].isdigit() and re.search(rf"(?<![A-Za-z0-9]){re.escape(stage)}(?![A-Za-z0-9])", name) is not None
+
+
+def _is_of_one_stage(name: str, stage: str) -> bool:
+    """Whether no other stage will use the file: it lies in the stage's folder, or is `epoch_10.pth`.
+
+    Only a number tells that: `best.pth` or `yolov5.pth` is written again for the stage after `best` or `yolov5`.
+    """
+    stem = os.path.basename(name).partition(".")[0].replace("-", "_")
+    return name.startswith(f"{stage}/") or (stem == stage and re.search(r"_[0-9]+$", stage) is not None)
+
+
+def _changed(path: str) -> int:
+    """When the file changed, by itself and not by being put back."""
+    at = os.lstat(path).st_ctime_ns
+    put_back, before = _put_back.get(path, (None, 0))
+    return before if at == put_back else at
 
 
 def _is_newer(common: str, own: str) -> bool:
     """Whether a stage that is written again has new weights in models_dir; else its own ones are what counts.
 
-    By the time of the last change of the file itself: the one of its content travels with `cp -p` and `shutil.copy2`. Who replaces the
-    one of two names of a file changes the file under the other name at that very time.
+    By the time of the last change of the file itself: the one of its content travels with `cp -p` and `shutil.copy2`.
     """
-    return not os.path.samefile(common, own) and os.stat(common).st_ctime_ns >= os.stat(own).st_ctime_ns
+    return not os.path.samefile(common, own) and os.stat(common).st_ctime_ns >= _changed(own)
 
 
 def _safe_names(entry: Mapping[str, Any]) -> List[str]:

@@ -2,9 +2,10 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Callable, List, Mapping, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Callable, List, Mapping, Match, Optional, Sequence, Tuple
 
 from ymir_exc.errors import ResultError
 
@@ -15,6 +16,7 @@ INT32 = 2 ** 31 - 1
 _WORTH_LOADING = 10_000    # numbers: to turn so many into text takes as long as to load what does it faster
 _WORTH_ARRAYS = 100
 _number_count = 0
+_SMALL, _EXPONENT = re.compile(rb"0\.0000\d*"), re.compile(rb"e([+-]?)(\d+)")
 _POWERS_OF_TEN = tuple(float(10 ** n) for n in range(20))    # exact
 
 
@@ -24,7 +26,7 @@ def to_float(value: Any) -> Optional[float]:
         return value
     if hasattr(value, "item") and not isinstance(value, (int, float)):
         try:
-            value = value.item()
+            value = None if is_masked(value) else value.item()
         except (TypeError, ValueError, RuntimeError):    # more than one element
             return None
     try:
@@ -40,6 +42,58 @@ def as_list(values: Any) -> List[Any]:
         return made if isinstance(made, list) else [made]
     made = list(values)
     return [item.tolist() for item in made] if made and all(hasattr(item, "tolist") for item in made) else made
+
+
+def is_masked(values: Any) -> bool:
+    """Whether some of an array's numbers, or a number itself, are hidden by a mask of numpy.ma."""
+    return hasattr(values, "filled") and bool(values.mask.any())
+
+
+def image_name(path: Any) -> str:
+    """The file name.
+
+    Raises:
+        ResultError: It is no path.
+    """
+    return os.path.basename(as_path(path))
+
+
+def as_path(path: Any) -> str:
+    """A path as text.
+
+    Raises:
+        ResultError: It is none.
+    """
+    try:
+        return os.fsdecode(path)
+    except TypeError:
+        raise ResultError(f"{path!r:.80} is no path of an image") from None
+
+
+class OneBlock:
+    """Whether a writer's with-block is yet to come, goes on, or is over."""
+
+    _is_inside: Optional[bool] = None
+
+    def _begin_block(self) -> None:
+        """The block begins.
+
+        Raises:
+            ResultError: It is the second one.
+        """
+        if self._is_inside is not None:
+            raise ResultError(f"a {type(self).__name__} has one with-block", hint="make another one for another result")
+        self._is_inside = True
+
+    def _check_inside(self) -> None:
+        """Refuse what would be lost.
+
+        Raises:
+            ResultError: This is not within the block.
+        """
+        if not self._is_inside:
+            when = "before" if self._is_inside is None else "after"
+            raise ResultError(f"the {type(self).__name__} is used {when} its with-block", hint="add results inside of the block")
 
 
 def is_single(values: Any) -> bool:
@@ -59,15 +113,27 @@ def number_texts(numbers: Sequence[float], single: bool = False) -> List[str]:
 
 
 def joined_numbers(numbers: Sequence[float]) -> bytes:
-    """Finite numbers as JSON, with commas between; many of them some ten times as quick as with the standard library."""
+    """Finite numbers as JSON, with commas between; many of them some ten times as quick as with the standard library, in its notation."""
     global _number_count
     _number_count += len(numbers)
     if _number_count >= _WORTH_LOADING or "pydantic_core" in sys.modules:
         try:
-            return _to_json()(numbers)[1:-1]
+            return _as_repr(_to_json()(numbers)[1:-1])
         except ValueError:    # old versions: a whole number of more than 64 bits
             pass
     return ",".join(map(repr, numbers)).encode("ascii")
+
+
+def _as_repr(content: bytes) -> bytes:
+    """Numbers of other libraries as Python's `repr` writes them: 2e-05 for 0.00002, 1e-07 for 1e-7, 1e+16 for 1e16."""
+    if b"e" in content:
+        content = _EXPONENT.sub(lambda found: b"e" + (found[1] or b"+") + found[2].zfill(2), content)
+    return _SMALL.sub(_small_repr, content) if b"0.0000" in content else content
+
+
+def _small_repr(found: Match[bytes]) -> bytes:
+    is_whole = not found.string[max(0, found.start() - 1):found.start()].isdigit()    # not the end of 10.0000
+    return repr(float(found[0])).encode("ascii") if is_whole else found[0]
 
 
 @lru_cache(maxsize=1)

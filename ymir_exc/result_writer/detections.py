@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
 import os
@@ -11,18 +12,20 @@ from itertools import chain, repeat
 from json.encoder import encode_basestring_ascii as quote
 from math import isfinite
 from operator import add, attrgetter, sub
-from types import TracebackType
-from typing import IO, Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, Type
+from typing import IO, Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
 from ymir_exc import _files
 from ymir_exc._models import Annotation, Box
 from ymir_exc.env import current_env, get_executor_config, is_main_rank
 from ymir_exc.errors import ArgumentError, ConfigError, ResultError
+from ymir_exc.result_writer._sharing import Part, Sharing
 from ymir_exc.result_writer._values import (
     INT32,
+    OneBlock,
     as_list,
     checked_class_names,
     checked_size,
+    image_name,
     is_modern,
     is_single,
     nine_digits,
@@ -39,6 +42,7 @@ _FLUSH_BYTES = 1 << 20
 _BOXES_AT_ONCE = 20_000
 _BOXES_IN_CACHE = 2_000    # of the processor
 _PIXELS_KEPT = 8192
+_USUAL_EDGES = INT32 ** 2 / 8    # the sum of their squares: then the sum of two is below half of 32 bits
 
 
 def write_infer_result(infer_result: Mapping[str, Any], algorithm: str = "detection") -> None:
@@ -95,7 +99,7 @@ def _last_of_each_name(infer_result: Mapping[str, Any]) -> Iterable[Tuple[str, A
     if not isinstance(infer_result, Mapping):
         raise ResultError(f"the predictions must map image paths to lists of annotations, not be {infer_result!r:.80}")
     for path, objects in infer_result.items():
-        name = os.path.basename(os.fspath(path))
+        name = image_name(path)
         if not isinstance(objects, Iterable):
             raise ResultError(f"{name}: its annotations must be a list, not {objects!r:.80}")
         if name in by_name:
@@ -171,7 +175,10 @@ def _checked_text(image: str, item: Any, openings: _Openings) -> str:
                           hint="x, y, w, h, and perhaps a finite rotate_angle")
     if "rotate_angle" in made["box"]:
         box["rotate_angle"] = angle
-    return json.dumps({**made, "score": score, "box": box}, allow_nan=False)
+    try:
+        return json.dumps({**made, "score": score, "box": box}, allow_nan=False)
+    except ValueError as e:
+        raise ResultError(f"{image}: a detection of {label!r} holds what JSON has no word for: {made!r:.200}: {e}") from None
 
 
 def _opening(class_name: str) -> str:
@@ -192,7 +199,8 @@ class _Openings(Dict[Any, str]):
         if self._known is None:
             self._known = _known_classes()
         if self._known and name.strip().lower() not in self._known:
-            _log.warning("the class %r is not among the class_names of config.yaml; the platform drops its boxes", name)
+            _log.warning("the class %r is not among the class_names of config.yaml; the platform drops its boxes, unless its label store "
+                         "knows it", name)
         made = self[name] = _opening(name)
         return made
 
@@ -254,6 +262,13 @@ class _Sink:
         pieces.append(between)
         self.text("".join(pieces))
 
+    def part(self, content: bytes) -> None:
+        """Add images as another sink wrote them."""
+        if content:
+            self.flush()
+            self._file.write(self._comma.encode("ascii") + content)
+            self._comma = ", "
+
     def text(self, text: str) -> None:
         self._pending.append(text)
         self._pending_size += len(text)
@@ -265,21 +280,24 @@ class _Sink:
         self._pending, self._pending_size = [], 0
 
 
+def _key() -> str:
+    return "boxes" if is_modern(current_env()) else "annotations"
+
+
 @contextlib.contextmanager
 def _open_sink() -> Iterator[_Sink]:
     """The file appears whole at the end of the block, or not at all."""
-    current = current_env()
-    path = current.output.infer_result_file
+    path = current_env().output.infer_result_file
     _files.make_folder(os.path.dirname(path))
     with _files.open_atomic(path, shared=True) as f:
-        sink = _Sink(f, "boxes" if is_modern(current) else "annotations")
+        sink = _Sink(f, _key())
         sink.text('{"detection": {')
         yield sink
         sink.text("}}")
         sink.flush()
 
 
-class InferResultWriter:
+class InferResultWriter(OneBlock, Sharing):
     """Writes detections as they arrive; the file appears whole at the end of the block, or not at all. Of an image only the hash of its
     name stays in memory.
 
@@ -296,11 +314,14 @@ class InferResultWriter:
 
     Raises:
         ResultError: Shapes that do not fit, a coordinate beyond 32 bits, a score that is not finite, an unknown class, an image of a name
-            that was added before; it names the image. Arrays are checked some thousand at once, or at the end of the block.
+            that was added before; it names the image, and nothing of it is added. Something is added outside of the block.
         StorageError: It cannot be written; the earlier file stays.
     """
 
+    task = "infer"
+
     def __init__(self, class_names: Sequence[str], box_format: str = "xyxy") -> None:
+        super().__init__()
         if box_format not in _FORMATS:
             raise ResultError(f"unknown box format {box_format!r}", hint=f"one of {', '.join(_FORMATS)}")
         names = checked_class_names(class_names)
@@ -315,20 +336,24 @@ class InferResultWriter:
         self.count = 0
 
     def __enter__(self) -> InferResultWriter:
+        self._begin_block()
         if is_main_rank():
             self._sink = self._stack.enter_context(_open_sink())
         return self
 
-    def __exit__(self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]) -> None:
+    def _end(self, error: Optional[BaseException], parts: Iterable[Part]) -> None:
         try:
-            if kind is None:
+            if error is None:
                 self._write_arrays()
+                for _, content in parts:
+                    if self._sink is not None:
+                        self._sink.part(content)
         except BaseException:
             self._stack.__exit__(*sys.exc_info())
             raise
         finally:
-            self._sink = None
-        self._stack.__exit__(kind, error, trace)
+            self._sink, self._is_inside = None, False
+        self._stack.__exit__(None if error is None else type(error), error, None if error is None else error.__traceback__)
 
     def add(self, path: str, boxes: Any, scores: Any, class_ids: Any, *, image_size: Optional[Tuple[int, int]] = None,
             rotate_angles: Any = None) -> None:
@@ -342,27 +367,58 @@ class InferResultWriter:
             image_size: (width, height): boxes are clipped to it, and what has then no pixel is left out.
             rotate_angles: `(N,)`, for rotated boxes.
         """
-        if self._sink is None:
+        if not self._is_inside:
+            self._check_inside()
+        if self._sink is None and self._share is None:
             return
-        name = os.path.basename(os.fspath(path))
+        name = path.rpartition("/")[2] if type(path) is str else image_name(path)
         size = None if image_size is None else checked_size(name, image_size)
-        self._check_name(name)
+        made: Union[_Image, Tuple[str, str], None] = None
+        if rotate_angles is None:
+            made = _as_arrays(name, boxes, scores, class_ids, size, self._openings)
+        if made is None:
+            made = name, self._text_of(_Image(name, boxes, scores, class_ids, rotate_angles, size))
+        if self._share is not None:
+            self._share.put(self._column, path, made)
+        else:
+            self._check_name(name)
+            self._put(made)
         self.count += 1
-        image = _Image(name, boxes, scores, class_ids, rotate_angles, size)
-        arrays = _as_arrays(image)
-        if arrays is None:
+
+    def _put(self, image: Union[_Image, Tuple[str, str]]) -> None:
+        """Write an image soon: arrays, or its name and the JSON of its boxes."""
+        if not isinstance(image, _Image):
             self._write_arrays()
-            self._sink.image(name, self._text_of(image))
+            if self._sink is not None:
+                self._sink.image(*image)
             return
-        if self._arrays and self._arrays[0].scores.dtype != arrays.scores.dtype:
-            if len(arrays.boxes):
+        if self._arrays and self._arrays[0].scores.dtype != image.scores.dtype:
+            if len(image.boxes):
                 self._write_arrays()
             else:
-                arrays = arrays._replace(scores=arrays.scores.astype(self._arrays[0].scores.dtype))
-        self._arrays.append(arrays)
-        self._waiting += 1 + len(arrays.boxes)
+                image = image._replace(scores=image.scores.astype(self._arrays[0].scores.dtype))
+        self._arrays.append(image)
+        self._waiting += 1 + len(image.boxes)
         if self._waiting > _BOXES_AT_ONCE:
             self._write_arrays()
+
+    def _skip(self, path: str) -> None:
+        self.add(path, [], [], [])
+
+    def _part_of(self, paths: Sequence[str], values: Sequence[Any]) -> bytes:    # noqa: ARG002 - each value knows its name
+        content = io.BytesIO()
+        whole, self._sink = self._sink, _Sink(content, _key())
+        try:
+            for image in values:
+                self._put(image)
+            self._write_arrays()
+            self._sink.flush()
+        finally:
+            self._sink, self._arrays, self._waiting = whole, [], 0
+        return content.getvalue()
+
+    def _identity(self) -> List[Any]:
+        return [self.task, _key(), list(self._openings.values())]
 
     def _check_name(self, name: str) -> None:
         key = hash(name)
@@ -373,21 +429,17 @@ class InferResultWriter:
     def _write_arrays(self) -> None:
         """Write what waits: many small arrays as one are much faster than each alone."""
         waiting, self._arrays, self._waiting = self._arrays, [], 0
-        if waiting and self._sink is not None and not self._write_at_once(self._sink, waiting):
-            for image in waiting:
-                self._sink.image(image.name, self._text_of(image))    # one of which says what is wrong with it
+        if waiting and self._sink is not None:
+            self._write_at_once(self._sink, waiting)
 
-    def _write_at_once(self, sink: _Sink, images: Sequence[_Image]) -> bool:
-        """Write the boxes of images, all arrays; False when something is wrong."""
+    def _write_at_once(self, sink: _Sink, images: Sequence[_Image]) -> None:
+        """Write the boxes of images, all arrays that were checked."""
         import numpy as np
         sizes = [len(image.boxes) for image in images]
         edges = np.concatenate([image.boxes for image in images]).astype(float)
         scores = np.concatenate([image.scores for image in images])
-        with np.errstate(over="ignore", invalid="ignore"):    # old numpy warns of comparing NaN
-            if not self._is_xyxy:
-                edges[:, 2:] += edges[:, :2]
-            if not np.isfinite(scores).all() or not (np.abs(edges) <= INT32 // 2).all():
-                return False
+        if not self._is_xyxy:
+            edges[:, 2:] += edges[:, :2]
         edges = np.rint(edges).astype(np.int64)
         owners = np.repeat(np.arange(len(images)), sizes)
         if any(image.size is not None for image in images):
@@ -399,17 +451,19 @@ class InferResultWriter:
         else:
             kept = slice(None)
         edges[:, 2:] -= edges[:, :2]
-        try:
-            starts = [self._openings[key] for key in np.concatenate([image.class_ids for image in images])[kept].tolist()]
-        except KeyError:
-            return False
+        starts = [self._openings[key] for key in np.concatenate([image.class_ids for image in images])[kept].tolist()]
         texts = number_texts(nine_digits(scores) if is_single(scores) else scores.tolist())
         sink.images([image.name for image in images], np.bincount(owners, minlength=len(images)).tolist(), starts, texts, *edges.T.tolist())
-        return True
 
     def _text_of(self, image: _Image) -> str:
-        boxes, scores, class_ids = as_list(image.boxes), as_list(image.scores), as_list(image.class_ids)
-        angles = None if image.angles is None else as_list(image.angles)
+        try:
+            boxes, scores, class_ids = as_list(image.boxes), as_list(image.scores), as_list(image.class_ids)
+            angles = None if image.angles is None else as_list(image.angles)
+            if getattr(getattr(image.boxes, "dtype", None), "char", "") == "g":    # a longdouble, rounded, stays one in old numpy
+                boxes = plain(boxes)
+        except TypeError as e:
+            given = (image.boxes, image.scores, image.class_ids, image.angles)
+            raise ResultError(f"{image.name}: boxes, scores, class indices and angles are {given!r:.200}: {e}") from None
         if not len(boxes) == len(scores) == len(class_ids) == len(class_ids if angles is None else angles):
             raise ResultError(f"{image.name}: {len(boxes)} boxes, {len(scores)} scores and {len(class_ids)} class indices do not fit "
                               f"together{'' if angles is None else f' with {len(angles)} angles'}")
@@ -478,22 +532,38 @@ class _Image(NamedTuple):
     size: Optional[Tuple[int, int]]
 
 
-def _as_arrays(image: _Image) -> Optional[_Image]:
-    """Copies as numpy's arrays, if that is loaded and types and shapes are the usual ones."""
+def _as_arrays(name: str, boxes: Any, scores: Any, class_ids: Any, size: Optional[Tuple[int, int]],
+               classes: Mapping[Any, Any]) -> Optional[_Image]:
+    """Copies as numpy's arrays, if that is loaded, types and shapes are the usual ones, and nothing is wrong with their numbers."""
     np = sys.modules.get("numpy")
-    if np is None or image.angles is not None:
+    if np is None:
         return None
     try:
-        boxes, scores, class_ids = np.array(image.boxes), np.array(image.scores), np.array(image.class_ids)
+        boxes, scores, class_ids = _copy(np, boxes), _copy(np, scores), _copy(np, class_ids)
     except (ValueError, TypeError, RuntimeError):    # of unequal lengths, or on a GPU
         return None
     if scores.shape == (0,) == class_ids.shape and boxes.size == 0:    # nothing was found, and the types say nothing
         boxes, class_ids = boxes.astype(float).reshape(0, 4), class_ids.astype(int)
-    if scores.dtype.kind != "f" or class_ids.dtype.kind not in "iu" or boxes.dtype.kind not in "fiu":
+    if scores.dtype.char not in "efd" or class_ids.dtype.kind not in "iu" or boxes.dtype.kind not in "fiu":
         return None
-    if boxes.shape != (len(scores), 4) or class_ids.shape != scores.shape:
+    if class_ids.ndim != 1 or scores.shape != class_ids.shape or boxes.shape != (*scores.shape, 4):
         return None
-    return image._replace(boxes=boxes, scores=scores, class_ids=class_ids)
+    # Sums are the quickest way to see that there is no NaN and nothing large; what they cannot say, the slow way finds out.
+    edges = boxes if boxes.dtype.char in "fd" else boxes.astype(float)
+    if not (np.vdot(edges, edges) <= _USUAL_EDGES and isfinite(sum(scores.tolist())) and classes.keys() >= set(class_ids.tolist())):
+        return None
+    return _Image(name, boxes, scores, class_ids, None, size)
+
+
+def _copy(np: Any, values: Any) -> Any:
+    if type(values) is list:
+        return np.array(values)
+    if type(values) is np.ndarray:
+        return values.copy()
+    if hasattr(values, "filled"):
+        raise TypeError("an array of numpy.ma may hide some of its numbers")
+    # Tensors share their memory with what asarray() makes of them, and not all versions of them know array()'s wish for a copy.
+    return np.array(np.asarray(values))
 
 
 def _box_texts(starts: Sequence[str], scores: Iterable[str], x: Sequence[int], y: Sequence[int], w: Sequence[int],

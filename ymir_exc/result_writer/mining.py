@@ -2,29 +2,41 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 from math import isfinite
-from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any, Iterable, Iterator, List, Optional, Sequence, Tuple, Type
+from typing import IO, TYPE_CHECKING, Any, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 from ymir_exc import _files
 from ymir_exc.env import current_env, is_main_rank
-from ymir_exc.errors import ResultError
-from ymir_exc.result_writer._values import as_list, is_single, joined_numbers, nine_digits, to_float
+from ymir_exc.errors import ArgumentError, ResultError, StorageError
+from ymir_exc.result_writer._sharing import Part, Sharing
+from ymir_exc.result_writer._values import (
+    OneBlock,
+    as_list,
+    as_path,
+    is_masked,
+    is_single,
+    joined_numbers,
+    nine_digits,
+    to_float,
+)
 
 if TYPE_CHECKING:
     import numpy as np
 
 _ROWS_AT_ONCE = 5000    # they stay in the processor's cache
 _WORTH_NUMPY = 20_000
+_LONG = 256    # bytes of a path; a longer one, which would make every row of an array as wide, lies in a file
 
 
 def write_mining_result(mining_result: Iterable[Tuple[str, float]]) -> None:
     """Write the ranking: one line an image, the most informative first; of equals the one given first.
 
     Args:
-        mining_result: Image path as in the candidate index, and its score; higher is more worth labelling. Finite.
+        mining_result: Image path as in the candidate index, and its score; higher is more worth labelling. Finite. An image that is given
+            twice stands in the ranking twice.
 
     Raises:
         ResultError: A score is NaN or infinite, or a path holds a tab or a line break; the earlier file stays.
@@ -32,8 +44,8 @@ def write_mining_result(mining_result: Iterable[Tuple[str, float]]) -> None:
     """
     if not is_main_rank():
         return
-    rows = mining_result if isinstance(mining_result, (list, tuple)) else list(mining_result)
     try:
+        rows = mining_result if isinstance(mining_result, (list, tuple)) else list(mining_result)
         paths = [path for path, _ in rows]
         scores = _checked(paths, [score for _, score in rows])
     except (TypeError, ValueError) as e:
@@ -43,90 +55,158 @@ def write_mining_result(mining_result: Iterable[Tuple[str, float]]) -> None:
             ranking.add_batch(paths, scores)
         return
     with _open_result() as f:
-        f.write(_in_order(paths, scores))
+        f.write(_in_order(_encoded(paths), scores))
 
 
-class MiningResultWriter:
+class MiningResultWriter(OneBlock, Sharing):
     """Collects scores as they arrive and writes the ranking at the end of the block; nothing when the block raises.
 
         with MiningResultWriter() as ranking:
             for paths, scores in batches:
                 ranking.add_batch(paths, scores)
 
-    Scores of 32-bit floats are written with the nine digits that tell each of them, all others in full.
+    Scores of 32-bit floats are written with the nine digits that tell each of them, all others in full. An image that is added twice
+    stands in the ranking twice: to know all paths would take several times the memory.
 
     Args:
         rows_in_memory: More rows than this are put into a temporary file beside the result; then a row takes some thirty bytes of memory,
             whatever its path.
 
     Raises:
-        ResultError: A score is NaN or infinite, or a path holds a tab or a line break.
+        ArgumentError: `rows_in_memory` is no positive number.
+        ResultError: A score is NaN or infinite, or a path holds a tab or a line break: at once, and nothing of it is added. Something is
+            added outside of the block.
         StorageError: The result cannot be written; the earlier file stays.
     """
 
+    task = "mining"
+
     def __init__(self, rows_in_memory: int = 500_000) -> None:
-        self._limit = rows_in_memory
-        self._enough = min(rows_in_memory, _WORTH_NUMPY)    # from there on they are put into arrays
-        self._paths: List[str] = []
+        super().__init__()
+        self._limit = to_float(rows_in_memory) or 0.0
+        if not self._limit >= 1:
+            raise ArgumentError(f"rows_in_memory is {rows_in_memory!r:.80}: must be 1 or more")
+        self._enough = min(self._limit, _WORTH_NUMPY)    # from there on they are put into arrays
+        self._paths: List[str] = []    # those that came one by one, after the batches
+        self._batches: List[Tuple[int, bytes]] = []    # how many paths, a line break after each
         self._scores: List[Any] = []
         self._packed: Optional[_Packed] = None
         self._is_main = is_main_rank()
         self.count = 0
 
     def __enter__(self) -> MiningResultWriter:
+        self._begin_block()
         return self
 
-    def __exit__(self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]) -> None:
+    def _end(self, error: Optional[BaseException], parts: Iterable[Part]) -> None:
         try:
-            if kind is None and self._is_main:
-                self._finish()
+            if error is None:
+                for paths, content in parts:
+                    self._take(paths, json.loads(content))
+                if self._is_main:
+                    self._finish()
         finally:
-            self._paths, self._scores = [], []
+            self._is_inside = False
+            self._paths, self._batches, self._scores = [], [], []
             if self._packed is not None:
                 self._packed.close()
 
     def add(self, path: str, score: float) -> None:
         """Add one image."""
-        if type(path) is str and type(score) is float and isfinite(score) and self._is_main:
-            self._paths.append(path)
-            self._scores.append(score)
+        if self._share is None:
+            if self._is_inside and self._is_main and type(score) is float and isfinite(score) and type(path) is str and path.isascii() \
+                    and not ("\t" in path or "\n" in path or "\r" in path or "\0" in path):
+                self._paths.append(path)
+                self._scores.append(score)
+                self.count += 1
+                if len(self._scores) >= self._enough:
+                    self._pack()
+                return
+        elif self._is_inside and type(path) is str and type(score) is float and isfinite(score):
+            self._share.put(self._column, path, score)
             self.count += 1
-            if len(self._paths) >= self._enough:
-                self._pack()
-        else:
-            self.add_batch([path], [score])
+            return
+        self.add_batch([path], [score])
 
     def add_batch(self, paths: Sequence[str], scores: Any) -> None:
         """Add some images.
 
         Args:
             paths: Their paths.
-            scores: `(N,)`: a list, an array or a tensor.
+            scores: `(N,)`, or `(N, 1)`: a list, an array or a tensor.
         """
-        values = as_list(scores)
+        self._check_inside()
+        paths = paths if isinstance(paths, list) else _listed("paths", paths)
+        values = scores if isinstance(scores, list) else _listed("mining scores", scores)
         if len(values) != len(paths):
             raise ResultError(f"{len(paths)} images and {len(values)} mining scores")
-        if self._is_main:
+        if self._is_main or self._share is not None:
             numbers = values if _are_finite(scores) else _checked(paths, values)
-            self._paths += paths
-            self._scores += nine_digits(numbers) if is_single(scores) else numbers
-            if len(self._paths) >= self._enough:
-                self._pack()
+            if is_single(scores):
+                numbers = nine_digits(numbers)
+            elif numbers is not values:
+                numbers = [float(f"{number:.9g}") if is_single(value) else number for value, number in zip(values, numbers)]
+            if self._share is not None:
+                for path, number in zip(map(as_path, paths), numbers):
+                    self._share.put(self._column, path, number)
+            else:
+                self._keep(paths, numbers)
         self.count += len(values)
+
+    def _skip(self, path: str) -> None:
+        self._check_inside()
+        if self._share is not None:
+            self._share.put(self._column, as_path(path), None)
+
+    def _part_of(self, paths: Sequence[str], values: Sequence[Any]) -> bytes:
+        _encoded(paths)    # a path that the file cannot carry is to be known before the end
+        return json.dumps(values).encode("ascii") if None in values else b"[" + joined_numbers(values) + b"]"
+
+    def _take(self, paths: List[str], scores: List[Any]) -> None:
+        """Add what a part holds."""
+        if None in scores:
+            paths = [path for path, score in zip(paths, scores) if score is not None]
+            scores = [score for score in scores if score is not None]
+        self._keep(paths, scores)
+
+    def _identity(self) -> List[Any]:
+        return [self.task]
+
+    def _keep(self, paths: Sequence[str], scores: Sequence[Any]) -> None:
+        chunks = (paths[start:start + _ROWS_AT_ONCE] for start in range(0, len(paths), _ROWS_AT_ONCE))
+        batches = [(len(chunk), _encoded(chunk)) for chunk in chunks]    # a path that the file cannot carry is known now
+        self._join()
+        self._batches += batches
+        self._scores += scores
+        if len(self._scores) >= self._enough:
+            self._pack()
+
+    def _join(self) -> None:
+        """Make a batch of those that came one by one."""
+        if self._paths:
+            self._batches.append((len(self._paths), _encoded(self._paths)))
+            self._paths = []
 
     def _pack(self) -> None:
         """Put what has come into arrays, which are quick to sort and small."""
         if self._packed is None:
             self._packed, self._enough = _Packed(self._limit), min(self._limit, _ROWS_AT_ONCE)
-        paths, scores = self._paths, self._scores
-        self._paths, self._scores = [], []
-        for start in range(0, len(paths), _ROWS_AT_ONCE):
-            self._packed.add(paths[start:start + _ROWS_AT_ONCE], scores[start:start + _ROWS_AT_ONCE])
+        self._join()
+        batches, scores = self._batches, self._scores
+        self._batches, self._scores = [], []
+        end, contents, start = 0, [], 0
+        for rows, content in batches:
+            contents.append(content)
+            end += rows
+            if end - start >= _ROWS_AT_ONCE or end == len(scores):
+                self._packed.add(b"".join(contents), scores[start:end])
+                contents, start = [], end
 
     def _finish(self) -> None:
+        self._join()
         if self._packed is None:
             with _open_result() as f:
-                f.write(_in_order(self._paths, self._scores))
+                f.write(_in_order(b"".join(content for _, content in self._batches), self._scores))
             return
         self._pack()
         chunks = self._packed.ranked()
@@ -136,25 +216,29 @@ class MiningResultWriter:
 
 
 class _Packed:
-    """Paths as arrays of bytes of one width, the largest; each `limit` of them in order, in a temporary file."""
+    """Paths as arrays of bytes of one width, the largest; each `limit` of them in order, in a temporary file. Of a long path the array has
+    the place in a file of such: a line break, which no path has, the offset and the length.
+    """
 
-    def __init__(self, limit: int) -> None:
-        self._limit = max(limit, 1)
+    def __init__(self, limit: float) -> None:
+        self._limit = limit
         self._pieces: List[np.ndarray[Any, Any]] = []
         self._scores: List[np.ndarray[Any, Any]] = []
         self._rows = 0
         self._parts: List[Any] = []    # arrays, or such as lie in a file
         self._part_scores: List[np.ndarray[Any, Any]] = []
         self._files: List[IO[bytes]] = []
+        self._long: Optional[IO[bytes]] = None
+        self._long_size = 0
 
-    def add(self, paths: Sequence[str], scores: Sequence[float]) -> None:
-        """Add some thousand rows."""
+    def add(self, content: bytes, scores: Sequence[float]) -> None:
+        """Add some thousand rows: the paths, a line break after each."""
         import numpy as np
-        if self._rows + len(paths) > self._limit and self._rows:
+        if self._rows + len(scores) > self._limit and self._rows:
             self._spill()
-        self._pieces.append(_as_bytes(paths))
+        self._pieces.append(self._as_bytes(content, len(scores)))
         self._scores.append(np.array(scores, float))
-        self._rows += len(paths)
+        self._rows += len(scores)
 
     def close(self) -> None:
         self._parts = []
@@ -170,21 +254,56 @@ class _Packed:
 
     def _spill(self) -> None:
         """Put the rows in memory, in order, into a file."""
-        import tempfile
-
         import numpy as np
+        names, scores, order = self._sorted_part()
+        with _storage_errors():
+            file = self._new_file()
+            for start in range(0, len(order), _ROWS_AT_ONCE):
+                _files._write_all(file.fileno(), names[order[start:start + _ROWS_AT_ONCE]].view(np.uint8).data)
+            self._parts.append(np.memmap(file, names.dtype, "r", shape=len(names)))
+        self._part_scores.append(scores[order])
+
+    def _new_file(self) -> IO[bytes]:
+        import tempfile
         folder = os.path.dirname(current_env().output.mining_result_file)
         _files.make_folder(folder)
-        names, scores, order = self._sorted_part()
-        try:
-            file = tempfile.TemporaryFile("w+b", 0, dir=folder)    # noqa: SIM115 - closed at the end of the block
-            self._files.append(file)
-            for start in range(0, len(order), _ROWS_AT_ONCE):
-                file.write(names[order[start:start + _ROWS_AT_ONCE]].data)
-            self._parts.append(np.memmap(file, names.dtype, "r", shape=len(names)))
-        except OSError as e:
-            raise _files.storage_error(current_env().output.mining_result_file, e) from e
-        self._part_scores.append(scores[order])
+        file = tempfile.TemporaryFile("w+b", 0, dir=folder)    # noqa: SIM115 - closed at the end of the block
+        self._files.append(file)
+        return file
+
+    def _as_bytes(self, content: bytes, rows: int) -> np.ndarray[Any, Any]:
+        """Each path and a tab, as an array of bytes, one width for all."""
+        import numpy as np
+        width = content.index(b"\n") + 1
+        if width * rows == len(content) and width <= _LONG:
+            table = np.frombuffer(content, np.uint8).reshape(-1, width).copy()
+            if (table[:, -1] == ord("\n")).all():
+                table[:, -1] = ord("\t")
+                return table.view(f"S{width}")[:, 0]
+        names = content.replace(b"\n", b"\t\n").split(b"\n")[:-1]
+        return np.array(names if max(map(len, names)) <= _LONG else self._without_long(names))
+
+    def _without_long(self, names: Sequence[bytes]) -> List[bytes]:
+        """Put the long ones into their file."""
+        made = []
+        with _storage_errors():
+            if self._long is None:
+                self._long = self._new_file()
+            for name in names:
+                if len(name) > _LONG:
+                    made.append(b"\n%d %d" % (self._long_size, len(name)))
+                    self._long_size += len(name)
+                else:
+                    made.append(name)
+            _files._write_all(self._long.fileno(), b"".join(name for name in names if len(name) > _LONG))
+        return made
+
+    def _whole(self, name: bytes) -> bytes:
+        """What stands for a path, or that."""
+        if self._long is None or not name.startswith(b"\n"):
+            return name
+        offset, length = map(int, name.split())
+        return os.pread(self._long.fileno(), length, offset)
 
     def ranked(self) -> Iterator[Tuple[List[bytes], List[float]]]:
         """All rows, the highest score first, some thousand at a time."""
@@ -207,20 +326,19 @@ class _Packed:
                 for owner in np.unique(owners).tolist():
                     mine = owners == owner
                     chunk[mine] = self._parts[owner][rows[mine] - (ends[owner] - len(self._parts[owner]))]
-            yield chunk.tolist(), scores[rows].tolist()
+            found = chunk.tolist()
+            yield found if self._long is None else list(map(self._whole, found)), scores[rows].tolist()
 
 
-def _as_bytes(paths: Sequence[str]) -> np.ndarray[Any, Any]:
-    """Each path and a tab, as an array of bytes, one width for all."""
-    import numpy as np
-    content = _encoded(paths)
-    width = content.index(b"\n") + 1
-    if width * len(paths) == len(content):
-        table = np.frombuffer(content, np.uint8).reshape(-1, width).copy()
-        if (table[:, -1] == ord("\n")).all():
-            table[:, -1] = ord("\t")
-            return table.view(f"S{width}")[:, 0]
-    return np.array(content.replace(b"\n", b"\t\n").split(b"\n")[:-1])
+@contextlib.contextmanager
+def _storage_errors() -> Iterator[None]:
+    """Tell of the result what goes wrong with a file beside it."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except OSError as e:
+        raise _files.storage_error(current_env().output.mining_result_file, e) from e
 
 
 def _descending(scores: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -232,11 +350,11 @@ def _descending(scores: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return np.argsort(keys, kind="stable") if (ranked[1:] == ranked[:-1]).any() else order
 
 
-def _in_order(paths: Sequence[str], scores: Sequence[Any]) -> bytes:
+def _in_order(content: bytes, scores: Sequence[Any]) -> bytes:
     """The lines of a ranking that fits into memory several times."""
     order = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)
-    names = _encoded([paths[n] for n in order]).replace(b"\n", b"\t\n").split(b"\n")[:-1]
-    return _lines(names, [scores[n] for n in order])
+    names = content.replace(b"\n", b"\t\n").split(b"\n")
+    return _lines([names[n] for n in order], [scores[n] for n in order])
 
 
 def _lines(names: Sequence[bytes], scores: Sequence[Any]) -> bytes:
@@ -253,7 +371,7 @@ def _encoded(paths: Sequence[Any]) -> bytes:
     try:
         text = "\n".join([*paths, ""])
     except TypeError:
-        paths = [os.fspath(path) for path in paths]
+        paths = list(map(as_path, paths))
         text = "\n".join([*paths, ""])
     try:
         content = text.encode("utf-8", "surrogateescape")
@@ -266,9 +384,10 @@ def _encoded(paths: Sequence[Any]) -> bytes:
 
 
 def _are_finite(scores: Any) -> bool:
-    """Whether they are an array of finite floats."""
+    """Whether they are an array of finite floats, such as builtin ones can be."""
     np = sys.modules.get("numpy")
-    return np is not None and isinstance(scores, np.ndarray) and scores.dtype.kind == "f" and bool(np.isfinite(scores).all())
+    return (np is not None and isinstance(scores, np.ndarray) and scores.dtype.kind == "f" and scores.dtype.itemsize <= 8
+            and not is_masked(scores) and bool(np.isfinite(scores).all()))
 
 
 def _checked(paths: Sequence[Any], scores: Sequence[Any]) -> Sequence[Any]:
@@ -287,6 +406,25 @@ def _number(path: Any, score: Any) -> Any:
         raise ResultError(f"the mining score of {path!r} is {score!r}", hint="scores must be finite numbers")
     is_whole = isinstance(score, int) or getattr(getattr(score, "dtype", None), "kind", "f") in "iu"
     return int(score) if is_whole else number
+
+
+def _listed(what: str, values: Any) -> List[Any]:
+    """A list of as many.
+
+    Raises:
+        ResultError: They are none, or have more dimensions than one.
+    """
+    shape = tuple(getattr(values, "shape", ()))
+    if len(shape) == 2 and shape[1] == 1 and hasattr(values, "reshape"):
+        values = values.reshape(-1)
+    elif len(shape) > 1:
+        raise ResultError(f"{what} must be (N,), are {shape}")
+    try:
+        if isinstance(values, (str, bytes)):
+            raise TypeError
+        return list(values) if isinstance(values, tuple) else as_list(values)
+    except TypeError:
+        raise ResultError(f"{what} must be a list, not {values!r:.80}") from None
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from typing import IO, Any, Dict, Iterable, List, Mapping, Optional, Sequence, T
 from ymir_exc import _files, _rle
 from ymir_exc.env import current_env, is_main_rank
 from ymir_exc.errors import ResultError
-from ymir_exc.result_writer._values import INT32, as_list, checked_class_names, checked_size, plain, to_float
+from ymir_exc.result_writer._values import INT32, OneBlock, as_list, checked_class_names, checked_size, image_name, plain, to_float
 
 
 class _Image:
@@ -25,7 +25,7 @@ class _Image:
         self.objects = 0
 
 
-class SegmentationResultWriter:
+class SegmentationResultWriter(OneBlock):
     """Writes masks as they arrive; the file appears whole at the end of the block, or not at all. Of an image only its name, size and
     number stay in memory.
 
@@ -43,6 +43,7 @@ class SegmentationResultWriter:
     Raises:
         ResultError: An unknown class or image, a mask of another size than its image, a polygon of fewer than three points, a coordinate
             or a score that is not finite, an image of a name that was added before. It names the image, and the object by its number.
+            Something is added outside of the block.
         StorageError: It cannot be written; the earlier file stays.
     """
 
@@ -55,6 +56,7 @@ class SegmentationResultWriter:
         self._file: Optional[IO[bytes]] = None
 
     def __enter__(self) -> SegmentationResultWriter:
+        self._begin_block()
         if is_main_rank():
             path = current_env().output.infer_result_file
             _files.make_folder(os.path.dirname(path))
@@ -70,7 +72,7 @@ class SegmentationResultWriter:
             self._stack.__exit__(*sys.exc_info())
             raise
         finally:
-            self._file = None
+            self._file, self._is_inside = None, False
         self._stack.__exit__(kind, error, trace)
 
     def _finish(self) -> None:
@@ -93,7 +95,8 @@ class SegmentationResultWriter:
             path: The image, as in the candidate index.
             image_size: (width, height) in pixels.
         """
-        name = os.path.basename(os.fspath(path))
+        self._check_inside()
+        name = image_name(path)
         width, height = checked_size(name, image_size)
         if name in self._images:
             raise ResultError(f"the image {name} was added before", hint="the platform knows images by their file name alone")
@@ -117,15 +120,19 @@ class SegmentationResultWriter:
         Returns:
             False for a mask without a pixel, which is left out: the platform would drop it.
         """
+        self._check_inside()
         image = self._image(path)
         image.objects += 1
         where = f"{image.name}: object {image.objects}"
         class_number, confidence = self._class(where, class_id), None if score is None else _finite(where, score)
+        crowd = to_float(is_crowd)
+        if crowd not in (0, 1):
+            raise ResultError(f"{where}: is_crowd is {is_crowd!r:.80}", hint="True or False")
         rle = _run_lengths(where, mask, [image.height, image.width])
         x, y, w, h = _rle.bbox(rle)
         if w < 1 or h < 1:
             return False
-        made = {"id": self._count + 1, "image_id": image.number, "category_id": class_number, "iscrowd": int(is_crowd),
+        made = {"id": self._count + 1, "image_id": image.number, "category_id": class_number, "iscrowd": int(crowd),
                 "bbox": [x, y, w, h], "area": _rle.area(rle), "segmentation": rle}
         if confidence is not None:
             made["confidence"] = confidence
@@ -145,18 +152,25 @@ class SegmentationResultWriter:
             How many classes have at least one pixel.
         """
         import numpy as np
-        array = _rle.as_array(labels)
+        name = image_name(path)
+        try:
+            array = _rle.as_array(labels)
+            ignored = {background} if background is None or isinstance(background, (int, float)) else set(as_list(background))
+        except (ValueError, TypeError, RuntimeError) as e:
+            raise ResultError(f"{name}: the label map or its background ({background!r:.80}) cannot be used: {e}",
+                              hint="(H, W) whole numbers, and one label or several") from None
         if array.ndim != 2 or not array.size:
-            raise ResultError(f"{path}: a label map must be (H, W), is {array.shape}")
+            raise ResultError(f"{name}: a label map must be (H, W), is {array.shape}")
         if array.dtype.kind not in "biuf" or (array.dtype.kind == "f" and not (np.isfinite(array) & (np.rint(array) == array)).all()):
-            raise ResultError(f"{path}: a label map must hold whole numbers", hint="indices into class_names")
-        ignored = {background} if background is None or isinstance(background, (int, float)) else set(as_list(background))
-        self.add(path, (array.shape[1], array.shape[0]))
+            raise ResultError(f"{name}: a label map must hold whole numbers", hint="indices into class_names")
         found = [label for label in map(int, np.unique(array)) if label not in ignored]
+        for number, label in enumerate(found, 1):
+            self._class(f"{name}: object {number}", label)    # before anything is added
+        self.add(path, (array.shape[1], array.shape[0]))
         return sum(self.add_object(path, label, array == label, is_crowd=True) for label in found)
 
     def _image(self, path: str) -> _Image:
-        name = os.path.basename(os.fspath(path))
+        name = image_name(path)
         if name not in self._images:
             raise ResultError(f"the image {name} was not added", hint="call add() first")
         return self._images[name]
@@ -326,6 +340,9 @@ def _platform_mask(item: Dict[str, Any], image: Mapping[str, Any]) -> Optional[D
             raise ValueError("the run lengths are empty")
         return None
     counts, height, width = _rle._checked(mask)
+    size = [image.get("height"), image.get("width")]
+    if None not in size and [_number(edge, INT32) for edge in size] != [height, width]:
+        raise ValueError(f"the mask is {[height, width]}, the image {size} (height, width)")
     rle = {"size": [height, width], "counts": _rle.counts_to_text(counts)}
     if not isinstance(mask["counts"], str):
         item["segmentation"] = rle

@@ -56,14 +56,18 @@ def write_model_stage(stage_name: str, files: Sequence[str], evaluation_result: 
 
     Eleven stages are kept: the best and the ten latest, the one just written among them. The best has the highest maskAP, mIoU or mAP,
     the first of these that any stage has; of equals the later one. Files of a stage that is dropped are deleted, unless another stage
-    lists them.
+    lists them: its copies, what it has no copy of, and what it was copied from if that has its number in the name
+    (`model_epoch_10.pt`). Other files that were copied are the program's and stay.
 
-    A file straight in `models_dir` whose name does not tell the stage (`best.pt` for the stage `epoch_10`) is copied to
-    `models_dir/<stage_name>/`, because the next stage is about to overwrite it. Links become files: the platform packs them as links.
+    A file straight in `models_dir` is copied to `models_dir/<stage_name>/`, because the next stage may overwrite it; `epoch_10.pt` for
+    the stage `epoch_10` is not, so write it once. What was saved in a folder of the name with hyphens (`epoch-10/`), where the platform
+    does not look, is copied too; that folder stays as it is, also when the stage is dropped. Links become files: the platform packs
+    them as links.
 
-    What was saved in a folder of the name with hyphens (`epoch-10/`), where the platform does not look, takes a second name in
-    `epoch_10/`: it is one file on the disk, so to overwrite it is to overwrite the stage's. The path that the program knows stays valid,
-    also when the stage is dropped: then the second name alone is deleted. Where there are no hard links it is copied.
+    A stage that is written again takes the weights that are newer than its own. If these or result.yaml cannot be written, the earlier
+    metrics stay with the earlier weights. Both are replaced one right after the other; a kill in between leaves the new weights with the
+    earlier metrics until the next call, which puts the earlier weights back. This holds for copies, not for what the program itself
+    overwrites in `models_dir/<stage_name>/`.
 
     Args:
         stage_name: A Python identifier; a '-' becomes '_'.
@@ -115,13 +119,13 @@ def add_stage(stage_name: str, files: Sequence[str], metrics: Optional[Mapping[s
         copies = places.copies(stage.name, stage.given_name, stage.files, is_known, brought)
         spare = places.spare(dropped, result)
         try:
-            places.begin(stage.name, copies, spare)
+            places.begin(stage.name, stage.entry(), copies, spare)
             _publish(path, data, result)
         except BaseException:
             if not _holds(path, data):
                 places.undo(copies)    # a later try would take them for the stage's own
             raise    # with a result.yaml that stands and could not be flushed, what it drops goes with the next write
-        places.end(spare)
+        places.end(copies, spare)
 
 
 def write_training_result(stage_name: Optional[str] = None, files: Optional[Sequence[str]] = None,
