@@ -1,6 +1,6 @@
 """What active learning is worth on the demo: whether labels that a score asks for teach more than labels at random.
 
-    python benchmarks/mining.py                       # five seeds, some twenty minutes
+    python benchmarks/mining.py                       # five seeds, some forty minutes on two cores
     python benchmarks/mining.py --seeds 1 --quick     # a look, which tells nothing
     python benchmarks/mining.py --markdown            # and write the table into RESULTS.md
 
@@ -96,7 +96,7 @@ class World:
         """Train for so many steps; the out folder."""
         epochs = max(1, steps // max(1, len(rows) // BATCH))
         return self.run(name, self.dataset(name, rows), "training", epochs=epochs, max_seconds=0, evaluations=1, batch_size=BATCH,
-                        input_size=SIZE, seed=self.seed)
+                        input_size=SIZE, seed=self.seed, cpu_processes=1)
 
     def score(self, algorithm: str, first: Path, steps: int) -> float:
         """The mAP after labelling what the algorithm puts first."""
@@ -148,6 +148,8 @@ def main() -> None:
         firsts = list(pool.map(lambda world: world.train("first", world.known, steps), worlds))
         waiting = {(name, world.seed): pool.submit(world.score, name, firsts[world.seed], steps) for world in worlds for name in names}
         found: Dict[str, List[float]] = {name: [] for name in names}
+        for world, out in zip(worlds, firsts):
+            print(f"seed {world.seed}, before mining: mAP {m_ap(out):.3f}", flush=True)
         for (name, seed), future in waiting.items():
             found[name].append(future.result())
             print(f"seed {seed}, {name}: mAP {found[name][-1]:.3f}", flush=True)
