@@ -353,11 +353,11 @@ def test_killed_at_any_line(platform, server, kind):
     writer = WRITERS[kind]
     earlier = start(platform, kind)
     time.sleep(2e-9 * env._SETTLED_NS)    # a file that has just changed is read at each look, and that is more lines
-    low, high = 1, 1 << 14
+    low, high = 1, 1 << 16
     while low < high:    # how many there are
         middle = (low + high) // 2
         low, high = (middle + 1, high) if server.order({"kind": kind, "n": 500, "line": middle})["killed"][0] else (low, middle)
-    assert 30 < low < 1 << 14
+    assert 30 < low < 1 << 16
     outcomes = set()
     for line in sorted({1 + k * (low - 2) // 16 for k in range(16)} | set(range(max(1, low - 30), low, 2))):
         writer.write(601)    # the lock of the one killed before hinders nobody
@@ -384,7 +384,7 @@ def test_killed_while_a_stage_is_dropped(platform, server):
         shutil.copytree(backup, platform.out / "models")
         return server.order({"kind": "stage", "n": 12, "line": line})["killed"][0]
 
-    low, high = 1, 1 << 14
+    low, high = 1, 1 << 16
     while low < high:    # how many there are
         middle = (low + high) // 2
         low, high = (middle + 1, high) if is_killed_at(middle) else (low, middle)
@@ -414,7 +414,7 @@ def test_killed_between_the_copy_of_the_weights_and_the_result(platform, server)
         shutil.copytree(backup, models)
         return server.order({"kind": "stage", "n": 7, "line": line})["killed"][0]
 
-    low, high = 1, 1 << 14
+    low, high = 1, 1 << 16
     while low < high:
         middle = (low + high) // 2
         low, high = (middle + 1, high) if is_killed_at(middle) else (low, middle)
@@ -453,7 +453,7 @@ def test_killed_while_the_weights_of_a_stage_are_replaced(platform, server):
         shutil.copytree(backup, models)
         return server.order({"kind": "stage_again", "n": 7, "line": line})["killed"][0]
 
-    low, high = 1, 1 << 14
+    low, high = 1, 1 << 16
     while low < high:
         middle = (low + high) // 2
         low, high = (middle + 1, high) if is_killed_at(middle) else (low, middle)
