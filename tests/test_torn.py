@@ -347,17 +347,25 @@ def test_killed_at_a_random_instant(platform, server, kind):
     finish(platform, kind)
 
 
+def first_line_never_reached(is_killed_at: Callable[[int], bool]) -> int:
+    """One more than the lines that a write runs, found by killing it."""
+    low, high = 1, 1
+    while is_killed_at(high):
+        low, high = high + 1, 2 * high
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (middle + 1, high) if is_killed_at(middle) else (low, middle)
+    return low
+
+
 @pytest.mark.parametrize("kind", WRITERS)
 def test_killed_at_any_line(platform, server, kind):
     """At some of the package's lines that one write runs, the last ones above all: there the file changes."""
     writer = WRITERS[kind]
     earlier = start(platform, kind)
     time.sleep(2e-9 * env._SETTLED_NS)    # a file that has just changed is read at each look, and that is more lines
-    low, high = 1, 1 << 16
-    while low < high:    # how many there are
-        middle = (low + high) // 2
-        low, high = (middle + 1, high) if server.order({"kind": kind, "n": 500, "line": middle})["killed"][0] else (low, middle)
-    assert 30 < low < 1 << 16
+    low = first_line_never_reached(lambda line: server.order({"kind": kind, "n": 500, "line": line})["killed"][0])
+    assert low > 30
     outcomes = set()
     for line in sorted({1 + k * (low - 2) // 16 for k in range(16)} | set(range(max(1, low - 30), low, 2))):
         writer.write(601)    # the lock of the one killed before hinders nobody
@@ -384,10 +392,7 @@ def test_killed_while_a_stage_is_dropped(platform, server):
         shutil.copytree(backup, platform.out / "models")
         return server.order({"kind": "stage", "n": 12, "line": line})["killed"][0]
 
-    low, high = 1, 1 << 16
-    while low < high:    # how many there are
-        middle = (low + high) // 2
-        low, high = (middle + 1, high) if is_killed_at(middle) else (low, middle)
+    low = first_line_never_reached(is_killed_at)
     assert not is_killed_at(low)
     assert files() == {f"s_{n}.pt" for n in range(2, 13)}
     outcomes: List[Any] = []
@@ -414,10 +419,7 @@ def test_killed_between_the_copy_of_the_weights_and_the_result(platform, server)
         shutil.copytree(backup, models)
         return server.order({"kind": "stage", "n": 7, "line": line})["killed"][0]
 
-    low, high = 1, 1 << 16
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (middle + 1, high) if is_killed_at(middle) else (low, middle)
+    low = first_line_never_reached(is_killed_at)
     counts = {"copied": 0, "listed": 0, "before": 0}
     while counts["before"] < 10:    # from the last line back to some before the copy is there
         low -= 1
@@ -453,10 +455,7 @@ def test_killed_while_the_weights_of_a_stage_are_replaced(platform, server):
         shutil.copytree(backup, models)
         return server.order({"kind": "stage_again", "n": 7, "line": line})["killed"][0]
 
-    low, high = 1, 1 << 16
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (middle + 1, high) if is_killed_at(middle) else (low, middle)
+    low = first_line_never_reached(is_killed_at)
     states: List[Any] = []
     while states.count((2, 2, 2)) < 30:    # from the last line back to those that copy
         low -= 1 if states.count((2, 2, 2)) < 10 else 3
