@@ -37,6 +37,21 @@ def run(space, **options) -> launch.Run:
     return launch.run_local(space, [sys.executable, str(START)], **options)
 
 
+class _Stop(Exception):
+    """What a person's Ctrl-C is to the launcher, at a time of the test's choice."""
+
+
+def stop_at(space, percent: float) -> None:
+    """Run the demo, and stop it as the platform would when it has come so far."""
+    def watch(record, seconds):
+        assert seconds < 120, log(space)
+        if record is not None and record.percent > percent:
+            raise _Stop
+
+    with pytest.raises(_Stop):
+        run(space, on_progress=watch)
+
+
 def log(space) -> str:
     return "\n".join(launch.tail(space.output / "ymir-executor-out.log", 30))
 

@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from tests.contract import platform_rules
-from tests.demo.conftest import log, run
+from tests.demo.conftest import log, run, stop_at
 from ymir_exc.host import sample
 
 
@@ -50,17 +50,8 @@ def test_train_then_mine_and_infer_then_train_on(prepare):
 
 
 def test_a_stop_before_the_first_evaluation_keeps_what_was_learned(prepare):
-    class Stop(Exception):
-        pass
-
-    def watch(record, seconds):
-        assert seconds < 120, log(space)
-        if record is not None and record.percent > 0.005:
-            raise Stop
-
     space = prepare("training", params={"max_seconds": 0, "epochs": 1000, "input_size": 64, "evaluations": 1})
-    with pytest.raises(Stop):
-        run(space, on_progress=watch)
+    stop_at(space, 0.005)
     assert "stopped by SIGTERM" in (space.output / "monitor.txt").read_text(encoding="utf-8").splitlines()[0], log(space)
     platform_rules.accept_monitor(space.output, final="error")
     accepted = platform_rules.accept_training(space.output)
@@ -68,17 +59,8 @@ def test_a_stop_before_the_first_evaluation_keeps_what_was_learned(prepare):
 
 
 def test_a_stopped_training_goes_on(prepare):
-    class Stop(Exception):
-        pass
-
-    def watch(record, seconds):
-        assert seconds < 120, log(space)
-        if record is not None and record.percent > 0.3:
-            raise Stop
-
     space = prepare("training", params={"max_seconds": 0, "epochs": 40, "input_size": 64, "evaluations": 2})
-    with pytest.raises(Stop):
-        run(space, on_progress=watch)
+    stop_at(space, 0.3)
     stopped = result(space)["model_stages"]
     assert "the training goes on" in log(space), log(space)
     assert run(space).status == 0, log(space)
