@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _ROWS_AT_ONCE = 5000    # they stay in the processor's cache
 _WORTH_NUMPY = 20_000
+_SCORE = [("value", float), ("is_whole", bool)]
 _LONG = 256    # bytes of a path; a longer one, which would make every row of an array as wide, lies in a file
 
 
@@ -223,7 +224,7 @@ class _Packed:
     def __init__(self, limit: float) -> None:
         self._limit = limit
         self._pieces: List[np.ndarray[Any, Any]] = []
-        self._scores: List[np.ndarray[Any, Any]] = []
+        self._scores: List[np.ndarray[Any, Any]] = []    # of _SCORE
         self._rows = 0
         self._parts: List[Any] = []    # arrays, or such as lie in a file
         self._part_scores: List[np.ndarray[Any, Any]] = []
@@ -237,7 +238,11 @@ class _Packed:
         if self._rows + len(scores) > self._limit and self._rows:
             self._spill()
         self._pieces.append(self._as_bytes(content, len(scores)))
-        self._scores.append(np.array(scores, float))
+        made = np.zeros(len(scores), _SCORE)
+        made["value"] = scores
+        if int in set(map(type, scores)):
+            made["is_whole"] = [type(score) is int for score in scores]
+        self._scores.append(made)
         self._rows += len(scores)
 
     def close(self) -> None:
@@ -250,7 +255,7 @@ class _Packed:
         import numpy as np
         names, scores = np.concatenate(self._pieces), np.concatenate(self._scores)
         self._pieces, self._scores, self._rows = [], [], 0
-        return names, scores, _descending(scores)
+        return names, scores, _descending(scores["value"])
 
     def _spill(self) -> None:
         """Put the rows in memory, in order, into a file."""
@@ -312,7 +317,7 @@ class _Packed:
             self._spill()
             scores = np.concatenate(self._part_scores)
             self._part_scores = []
-            order = _descending(scores)
+            order = _descending(scores["value"])
         else:
             names, scores, order = self._sorted_part()
             self._parts = [names]
@@ -326,8 +331,10 @@ class _Packed:
                 for owner in np.unique(owners).tolist():
                     mine = owners == owner
                     chunk[mine] = self._parts[owner][rows[mine] - (ends[owner] - len(self._parts[owner]))]
-            found = chunk.tolist()
-            yield found if self._long is None else list(map(self._whole, found)), scores[rows].tolist()
+            found, values = chunk.tolist(), scores["value"][rows].tolist()
+            if scores["is_whole"][rows].any():    # written as they are, 3 and not 3.0
+                values = [int(value) if is_whole else value for value, is_whole in scores[rows].tolist()]
+            yield found if self._long is None else list(map(self._whole, found)), values
 
 
 @contextlib.contextmanager
