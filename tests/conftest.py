@@ -99,9 +99,7 @@ def memory_growth(platform: Platform) -> Callable[[str, int, int], float]:
     """
     def growth(program: str, few: int, many: int) -> float:
         environ = {**os.environ, "DEFAULT_ENV_FILE_PATH": str(platform.env_file)}
-        # Twice each, and the less of both: what is loaded because a clock has ticked meanwhile is no growth.
-        counts = f"[min(memory(count), memory(count)) for count in ({few}, {many})]"
-        script = f"{program}{_MEASURE}act({few}, int)\nbefore, after = {counts}\nprint(after - before)"
+        script = f"{program}{_MEASURE}act({few}, int)\nbefore = memory({few})\nprint(memory({many}) - before)"
         done = subprocess.run([sys.executable, "-c", script], env=environ, stdout=subprocess.PIPE, text=True, check=True)
         return int(done.stdout) / (many - few)
 
@@ -109,11 +107,10 @@ def memory_growth(platform: Platform) -> Callable[[str, int, int], float]:
 
 
 _MEASURE = """
-import gc, tracemalloc
+import tracemalloc
 def memory(count):
     held = []
     def end():
-        gc.collect()
         held.append(tracemalloc.get_traced_memory()[0])
         tracemalloc.clear_traces()
     tracemalloc.start()

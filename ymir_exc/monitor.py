@@ -43,6 +43,7 @@ TASK_STATE_RUNNING = 2
 FLUSH_SECONDS = 0.5
 """Least time between two writes of a percent, and the longest that a percent stays unwritten."""
 
+_MAX_RECORD_BYTES = 1 << 20
 MAX_TEXT_LINES = 99
 """How many lines after the first one the platform reads."""
 
@@ -109,8 +110,10 @@ def parse_record(text: str) -> Optional[Record]:
 def read_record(path: _files.PathLike) -> Optional[Record]:
     """The record in a monitor.txt, or None when there is no file or no valid line in it."""
     try:
-        with open(path, encoding="utf-8", errors="replace") as f:
-            return parse_record(f.read(1 << 20))
+        with open(path, "rb", buffering=0) as f:
+            # Not more than there is: whatever is asked for is allocated first, and this is read before each write.
+            data = f.read(min(os.fstat(f.fileno()).st_size, _MAX_RECORD_BYTES))
+        return parse_record(data.decode("utf-8", "replace"))
     except OSError:
         return None
 
