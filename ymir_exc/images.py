@@ -176,9 +176,13 @@ def load_square(path: str, size: int, fill: Tuple[int, int, int] = GREY) -> Tupl
     image, (width, height) = load_image(path, size)
     place = letterbox(width, height, size)
     inner = (max(1, round(width * place.scale)), max(1, round(height * place.scale)))
-    square = Image.new("RGB", (size, size), fill)
-    square.paste(image if image.size == inner else image.resize(inner, Image.Resampling.BILINEAR), (place.left, place.top))
-    return np.array(square), place
+    if image.size != inner:
+        image = image.resize(inner, Image.Resampling.BILINEAR)
+    if inner != (size, size):
+        square = Image.new("RGB", (size, size), fill)
+        square.paste(image, (place.left, place.top))
+        image = square
+    return np.array(image), place
 
 
 def squares(paths: Iterable[str], size: int, batch_size: int,
@@ -207,7 +211,7 @@ def squares(paths: Iterable[str], size: int, batch_size: int,
             return None
 
     rest = iter(paths)
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         batch = list(islice(rest, batch_size))
         decoding = pool.map(load, batch)
         while batch:

@@ -10,16 +10,16 @@ from data import Batch
 
 def augment(batch: Batch, size: int) -> Batch:
     """Mirrored, turned by quarters, in squares of another size, and coloured differently; no box loses its tightness by that."""
-    images, boxes, side = batch.images, batch.boxes, batch.images.shape[-1]
+    images, boxes, side = batch.images.clone(), batch.boxes.clone(), batch.images.shape[-1]
     mirrored = [2, 1, 0, 3], [0, 3, 2, 1]
     for axis, swap in enumerate(mirrored):    # left and right, then top and bottom
-        coin, sides = _coin(images), torch.zeros(4, device=boxes.device)
-        sides[[axis, axis + 2]] = 1
-        flipped = torch.where(sides > 0, side - boxes[..., swap], boxes)
-        images, boxes = _where(coin, images.flip(3 - axis), images), _where(coin, flipped, boxes)
-    coin = _coin(images)
-    images, boxes = _where(coin, images.transpose(2, 3), images), _where(coin, boxes[..., [1, 0, 3, 2]], boxes)
-    images = _where(_coin(images), images[:, torch.randperm(3, device=images.device)], images)
+        some, sides = _half(images), torch.zeros(4, device=boxes.device)
+        sides[[axis, axis + 2]] = side
+        images[some], boxes[some] = images[some].flip(3 - axis), (sides - boxes[some][..., swap]).abs()
+    some = _half(images)
+    images[some], boxes[some] = images[some].transpose(2, 3), boxes[some][..., [1, 0, 3, 2]]
+    some = _half(images)
+    images[some] = images[some][:, torch.randperm(3, device=images.device)]
     if size != side:
         images = F.interpolate(images, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
     return Batch(_colour(images.float()), boxes * (size / side), batch.labels)
@@ -29,12 +29,9 @@ def _colour(images: Tensor) -> Tensor:
     """Another contrast for each image, and another brightness for each of its channels."""
     gain = torch.empty(len(images), 1, 1, 1, device=images.device).uniform_(0.8, 1.2)
     shift = torch.empty(len(images), 3, 1, 1, device=images.device).uniform_(-12, 12)
-    return (images - 115) * gain + 115 + shift
+    return torch.addcmul(shift + 115 * (1 - gain), images, gain)
 
 
-def _coin(images: Tensor) -> Tensor:
+def _half(images: Tensor) -> Tensor:
+    """Some of them: each with a chance of one half."""
     return torch.rand(len(images), device=images.device) < 0.5
-
-
-def _where(coin: Tensor, yes: Tensor, no: Tensor) -> Tensor:
-    return torch.where(coin.view(-1, *[1] * (no.ndim - 1)), yes, no)

@@ -22,20 +22,25 @@ def overlap(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return iou, iou - (hull - union) / hull.clamp(min=1e-6)
 
 
-def nms(boxes: Tensor, labels: Tensor, threshold: float) -> Tensor:
-    """Greedy class-wise non-maximum suppression: which of boxes `(B, K, 4)` with labels `(B, K)` stay, `(B, K)` bool.
+def merge(boxes: Tensor, scores: Tensor, labels: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+    """Greedy class-wise non-maximum suppression, with box voting (Gidaris and Komodakis, 2015), of each image's boxes by falling score.
 
-    Each image's boxes are sorted by falling score; a box goes when its IoU with a better one of its class that stays is above `threshold`.
+    A box goes when its IoU with a better one of its class that stays is above `threshold`. Which of `(B, K)` stay, bool, and their boxes
+    `(B, K, 4)`: each the mean of all of its class that overlap it so, the surer ones counting for far more.
     """
     x1, y1, x2, y2 = boxes.unbind(-1)
-    width = torch.minimum(x2[:, :, None], x2[:, None]) - torch.maximum(x1[:, :, None], x1[:, None])
-    height = torch.minimum(y2[:, :, None], y2[:, None]) - torch.maximum(y1[:, :, None], y1[:, None])
-    inner, areas = width.clamp_(min=0) * height.clamp_(min=0), area(boxes) * threshold
-    overlaps = inner * (1 + threshold) > areas[:, :, None] + areas[:, None]    # their IoU is above the threshold
-    beats = (overlaps & (labels[:, :, None] == labels[:, None])).triu(1)    # beats[i, j]: i is better than j and overlaps it
-    keep = torch.ones_like(labels, dtype=torch.bool)
+    width = torch.minimum(x2[:, :, None], x2[:, None]).sub_(torch.maximum(x1[:, :, None], x1[:, None])).clamp_(min=0)
+    height = torch.minimum(y2[:, :, None], y2[:, None]).sub_(torch.maximum(y1[:, :, None], y1[:, None])).clamp_(min=0)
+    inner, areas = width.mul_(height), area(boxes) * threshold
+    alike = inner.mul_(1 + threshold) > areas[:, :, None] + areas[:, None]    # their IoU is above the threshold
+    votes = (alike & (labels[:, :, None] == labels[:, None])).to(boxes.dtype)
+    beats = votes.triu(1)    # beats[i, j]: i is better than j and overlaps it
+    keep = torch.ones_like(scores)
     while True:    # round r settles at least the first r boxes; a few rounds settle all
-        settled = ~(beats & keep[:, :, None]).any(1)
+        settled = torch.bmm(keep[:, None], beats)[:, 0].eq(0).to(keep)
         if torch.equal(settled, keep):
-            return keep
+            break
         keep = settled
+    votes.diagonal(dim1=1, dim2=2).fill_(1)
+    weights = votes * scores.clamp(min=1e-3)[:, None] ** 5
+    return keep > 0, weights @ boxes / weights.sum(-1, keepdim=True)

@@ -29,7 +29,7 @@ class PredictHyper(BaseModel):
     iou_threshold: float = Field(0.6, ge=0, le=1)
     max_detections: int = Field(100, ge=1)
     max_broken_ratio: float = Field(0.1, ge=0, le=1)
-    cpu_processes: int = Field(1, ge=1)
+    cpu_processes: int = Field(2, ge=1)
 
 
 class MiningHyper(PredictHyper):

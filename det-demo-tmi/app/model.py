@@ -68,7 +68,7 @@ class Detector(nn.Module):
 
     def forward(self, images: Tensor) -> Predictions:
         """Predict from `(B, 3, H, W)`, 0..255, sides multiples of 16."""
-        x = ((images.float() - 115) / 64).contiguous(memory_format=torch.channels_last)
+        x = images.float().mul(1 / 64).sub_(115 / 64).contiguous(memory_format=torch.channels_last)
         fine = self.stage8(self.stem(x))
         coarse = self.stage16(fine)
         merged = self.merge(self.detail(fine) + F.interpolate(self.context(coarse), scale_factor=2.0, mode="nearest"))

@@ -57,7 +57,8 @@ def make_optimisers(model: nn.Module, learning_rate: float) -> list[torch.optim.
     """Muon for all that turns features into features; AdamW at a tenth of the rate for the last layers, biases and normalisation."""
     inner = [weight for name, weight in model.named_parameters() if weight.ndim > 1 and "_last" not in name]
     rest = [weight for name, weight in model.named_parameters() if weight.ndim == 1 or "_last" in name]
-    return [Muon(inner, learning_rate), torch.optim.AdamW(rest, learning_rate / 10, betas=(0.9, 0.99), weight_decay=0.0)]
+    return [Muon(inner, learning_rate), torch.optim.AdamW(rest, learning_rate / 10, betas=(0.9, 0.99), weight_decay=0.0,
+                                                           fused=True)]
 
 
 def rate(budget: Budget) -> float:

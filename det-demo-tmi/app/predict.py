@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import hyper
-from boxes import nms
+from boxes import merge
 from model import Detector
 from ymir_exc import errors
 from ymir_exc.images import Letterbox, squares
@@ -65,14 +65,20 @@ def detect(model: Detector, images: Tensor, places: Sequence[Letterbox], wanted:
     with torchrun.mixed_precision(images.device):
         predicted = model(images)
     cells = predicted.logits.sigmoid()
+    maps = cells.transpose(1, 2).unflatten(2, predicted.detail.shape[2:]).contiguous()
     scores, labels = cells.max(-1)
-    most = int((scores >= wanted.conf_threshold).sum(1).max())    # what is left out anyway needs no second look
-    scores, best = scores.topk(min(3 * wanted.max_detections, most), -1)
+    is_wanted = scores >= wanted.conf_threshold
+    is_peak = (F.max_pool2d(maps, 3, 1, 1) == maps).flatten(2).gather(1, labels[:, None])[:, 0]    # every object has such a cell
+    most = min(wanted.max_detections, int(is_wanted.sum(1).max()))
+    best = (scores + is_wanted * is_peak).topk(most).indices
+    scores, order = scores.gather(1, best).sort(descending=True)
+    best = best.gather(1, order)
     image = torch.arange(len(images), device=images.device)[:, None]
-    labels, probabilities = labels[image, best], cells[image, best]
-    boxes = model.refine(predicted.detail, predicted.boxes[image, best])
-    keep = nms(boxes, labels, wanted.iou_threshold) & (scores >= wanted.conf_threshold)
-    maps = cells.transpose(1, 2).unflatten(2, predicted.detail.shape[2:])
+    labels, probabilities, boxes = labels[image, best], cells[image, best], predicted.boxes[image, best]
+    sure = (most + 1) // 2    # the others are not worth a second look
+    boxes[:, :sure] = model.refine(predicted.detail, boxes[:, :sure])
+    keep, boxes = merge(boxes, scores, labels, wanted.iou_threshold)
+    keep &= scores >= wanted.conf_threshold
     found = []
     for place, kept, all_cells, embedding, *parts in zip(places, *(part.cpu().numpy() for part in (
             keep, maps, predicted.embedding, back(boxes, images.shape[3]), scores, labels, probabilities))):

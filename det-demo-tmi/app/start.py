@@ -11,12 +11,11 @@ A task that returns has succeeded. A task that raises has failed: `Executor.main
 """
 from __future__ import annotations
 
-import os
 import sys
 
 from easydict import EasyDict
 
-from ymir_exc import smoke, util
+from ymir_exc import smoke
 from ymir_exc.executor import Executor
 from ymir_exc.integrations import torchrun
 
@@ -33,16 +32,6 @@ def _run_candidates(cfg: EasyDict) -> None:
     examine(cfg)
 
 
-def _processes(cfg: EasyDict) -> int:
-    """How many share the task."""
-    if smoke.is_wanted(cfg):
-        return 1
-    import hyper
-    wanted = util.get_parameters(cfg, hyper.TrainingHyper if cfg.ymir.run_training else hyper.PredictHyper)
-    return len(util.get_gpu_ids(cfg)) or min(wanted.cpu_processes, len(os.sched_getaffinity(0)))
-
-
 if __name__ == "__main__":
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")    # a thread of torch that waits sleeps, and so leaves its CPU to others
     tasks = {"training": _run_training, "mining": _run_candidates, "infer": _run_candidates, "mining+infer": _run_candidates}
-    sys.exit(Executor(smoke.instead_of(tasks), launcher=torchrun.processes(_processes)).main())
+    sys.exit(Executor(smoke.instead_of(tasks), launcher=torchrun.per_device).main())

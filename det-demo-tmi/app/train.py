@@ -26,7 +26,7 @@ from ymir_exc.env import DatasetType
 from ymir_exc.evaluation import mean_average_precision
 from ymir_exc.images import BrokenImages
 from ymir_exc.integrations import torchrun
-from ymir_exc.integrations.torch import KeptTraining, out_of_memory_explained
+from ymir_exc.integrations.torch import KeptTraining, out_of_memory_explained, prefetch
 
 SETTLE = 0.9    # fraction of the training after which the size of the images varies no more
 STOP_SECONDS = 3.0    # docker grants ten between the request to stop and the end; an evaluation may take three of them
@@ -97,10 +97,10 @@ class Trainer:
 
     def _train_epoch(self) -> None:
         self.model.train()
-        for batch in filter(None, self.loader):    # None: of images that cannot be read
+        for batch in prefetch(filter(None, self.loader), self.device):    # None: of images that cannot be read
             if torchrun.should_stop():
                 self._stop()
-            losses = self._train_step(Batch(*(part.to(self.device) for part in batch)))
+            losses = self._train_step(batch)
             monitor.write_monitor_logger(0.01 + 0.99 * self.budget.used)
             if self.board:
                 self.board.progress(self.epoch, self.budget, losses, self.wanted.batch_size, self.optimisers[0].param_groups[0]["lr"])

@@ -11,6 +11,7 @@ import yaml
 from tests.contract import platform_rules
 from tests.demo.conftest import log, run, stop_at
 from ymir_exc.host import sample
+from ymir_exc.integrations import torchrun
 
 
 def candidates(space):
@@ -100,6 +101,11 @@ def test_two_processes_see_what_one_sees(prepare, tmp_path):
     for processes in (1, 2):
         params = {"cpu_processes": processes, "batch_size": 1}
         both = prepare("mining", "infer", root=f"of {processes}", model=training.output, params=params)
+        given = candidates(both)
+        for number in range(torchrun.IMAGES_WORTH_A_PROCESS):    # a second process does not start for fewer
+            os.link(given[number % len(given)], copy := both.input / f"copy-{number}.jpg")
+            given.append(str(copy))
+        (both.input / "candidate-index.tsv").write_text("\n".join(given) + "\n", encoding="utf-8")
         assert run(both).status == 0, log(both)
         platform_rules.accept_monitor(both.output, final="done")
         found.append([(both.output / name).read_bytes() for name in ("result.tsv", "infer-result.json")])

@@ -13,12 +13,12 @@ from ymir_exc.images import letterbox as fit
 
 
 class Fixed(torch.nn.Module):
-    """A model that says what it is told, and moves every box by 1 to the right when asked to refine it."""
+    """A model that says what it is told of `side` x `side` cells, and moves every box by 1 to the right when asked to refine it."""
 
-    def __init__(self, logits, boxes):
+    def __init__(self, logits, boxes, side=2):
         super().__init__()
-        self.says = Predictions(torch.tensor([logits]), torch.tensor([boxes]) - torch.tensor([1., 0, 1, 0]), torch.zeros(1, 16, 2, 2),
-                                torch.zeros(1, 48))
+        self.says = Predictions(torch.tensor([logits]), torch.tensor([boxes]) - torch.tensor([1., 0, 1, 0]),
+                                torch.zeros(1, 16, side, side), torch.zeros(1, 48))
 
     def forward(self, images):
         return self.says
@@ -28,20 +28,43 @@ class Fixed(torch.nn.Module):
         return boxes + torch.tensor([1., 0, 1, 0])
 
 
-def found(logits, boxes, place=None, **wanted):
-    return detect(Fixed(logits, boxes), torch.zeros(1, 3, 64, 64), [place or fit(64, 64, 64)], hyper.PredictHyper(**wanted))[0]
+def found(logits, boxes, place=None, side=2, **wanted):
+    return detect(Fixed(logits, boxes, side), torch.zeros(1, 3, 64, 64), [place or fit(64, 64, 64)], hyper.PredictHyper(**wanted))[0]
 
 
 BOXES = [[0., 0., 20., 20.], [1., 1., 21., 21.], [1., 1., 21., 21.], [40., 40., 60., 60.]]
 LOGITS = [[2., -9.], [3., -9.], [-9., 1.], [-9., -4.]]
 
 
+def sigmoid(x):
+    return 1 / (1 + math.exp(-x))
+
+
 def test_the_best_of_each_class_stays_and_comes_first():
     made = found(LOGITS, BOXES)
     assert made.labels.tolist() == [0, 1]
-    assert made.scores.tolist() == pytest.approx([1 / (1 + math.exp(-3)), 1 / (1 + math.exp(-1))])
-    assert made.boxes.tolist() == [[1, 1, 21, 21], [1, 1, 21, 21]]
+    assert made.scores.tolist() == pytest.approx([sigmoid(3), sigmoid(1)])
     assert made.probabilities.shape == (2, 2)
+    x = sigmoid(3)**5 / (sigmoid(3)**5 + sigmoid(2)**5)    # the vote of the box at 1, against that of the one at 0
+    assert made.boxes[0].tolist() == pytest.approx([x, x, 20 + x, 20 + x])
+
+
+def test_only_the_surer_half_gets_a_second_look():
+    apart = [[0., 0., 9., 9.], [10., 0., 19., 9.], [20., 0., 29., 9.], [30., 0., 39., 9.]]
+    made = found([[1., -9.], [2., -9.], [0., -9.], [-9., -4.]], apart)
+    assert made.boxes[:, 0].tolist() == [10, 0, 19]    # three pass the threshold; the last is where the first look saw it
+
+
+def test_of_many_cells_those_surer_than_their_neighbours_come_first():
+    """Three cells in a row see one object, a fourth one, less sure, sees another."""
+    logits = [[-9., -9.]] * 16
+    boxes = [[60., 60., 63., 63.]] * 16
+    for cell, logit in ((0, 3.0), (1, 4.0), (2, 2.9)):
+        logits[cell], boxes[cell] = [logit, -9.], BOXES[0]
+    logits[15], boxes[15] = [-9., 0.5], BOXES[3]
+    made = found(logits, boxes, side=4, max_detections=2)
+    assert made.scores.tolist() == pytest.approx([sigmoid(4), sigmoid(0.5)])
+    assert made.labels.tolist() == [0, 1]
 
 
 def test_the_thresholds_are_obeyed():
@@ -52,7 +75,7 @@ def test_the_thresholds_are_obeyed():
 
 
 def test_boxes_are_in_pixels_of_the_image():
-    made = found(LOGITS, BOXES, fit(128, 64, 64), conf_threshold=0.9)
+    made = found(LOGITS, BOXES, fit(128, 64, 64), conf_threshold=0.9)    # one box
     assert made.boxes.tolist() == [[2, 0, 42, 10]]    # twice as large, and moved up by the border
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 import datetime
 import logging
 import os
+import threading
 from collections import Counter, OrderedDict, defaultdict
 from enum import Enum, IntEnum
 from pathlib import Path
-from typing import NamedTuple
+from typing import List, NamedTuple
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ import torch
 from easydict import EasyDict
 
 from ymir_exc import __version__, errors, util
-from ymir_exc.integrations.torch import KeptTraining, load_weights, out_of_memory_explained, save_weights, take_over
+from ymir_exc.integrations.torch import KeptTraining, load_weights, out_of_memory_explained, prefetch, save_weights, take_over
 
 
 class Runs:
@@ -219,3 +220,52 @@ def test_a_full_gpu_says_what_was_tried(monkeypatch):
     gpu = torch.device("cuda")
     with pytest.raises(errors.OutOfMemoryError, match=words), out_of_memory_explained(gpu, batch_size=16, input_size=640):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+
+# ---------------------------------------------------------------------------------------------------------------- batches ahead
+
+class Sample(NamedTuple):
+    images: torch.Tensor
+    names: List[str]
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])    # "meta" goes the way of a GPU
+def test_batches_come_in_order_and_keep_their_kind(device):
+    given = [Sample(torch.ones(n), ["a"]) for n in range(3)] + [{"x": [torch.ones(3), (torch.ones(4), None)]}]
+    made = list(prefetch(given, torch.device(device)))
+    assert [type(batch) for batch in made] == [Sample, Sample, Sample, dict]
+    assert [len(batch.images) for batch in made[:3]] == [0, 1, 2]
+    assert made[0].names == ["a"]
+    assert made[3]["x"][1][1] is None
+    assert {made[1].images.device.type, made[3]["x"][0].device.type, made[3]["x"][1][0].device.type} == {device}
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_what_goes_wrong_with_a_batch_comes_after_those_before_it(device):
+    def batches():
+        yield torch.ones(1)
+        raise ValueError("broken")
+
+    got = []
+    with pytest.raises(ValueError, match="broken"):
+        for batch in prefetch(batches(), torch.device(device)):
+            got.append(len(batch))
+    assert got == [1]
+
+
+def test_one_batch_is_made_ahead_in_a_thread_that_ends():
+    made, threads = [], set()
+
+    def batches():
+        for number in range(9):
+            threads.add(threading.get_ident())
+            made.append(number)
+            yield torch.ones(number)
+
+    before = threading.active_count()
+    loading = prefetch(batches(), torch.device("meta"))
+    assert [len(next(loading)), len(next(loading))] == [0, 1]
+    loading.close()
+    assert made == [0, 1, 2]
+    assert threading.get_ident() not in threads
+    assert threading.active_count() == before

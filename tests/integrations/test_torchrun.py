@@ -150,6 +150,7 @@ def launched(monkeypatch):
     monkeypatch.setattr(torchrun, "launch", lambda argv, processes: calls.append((argv, processes)))
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")    # which a launcher would set for good
     return calls
 
 
@@ -186,6 +187,59 @@ def test_a_rank_starts_no_ranks(platform, launched, monkeypatch, rank, count):
         monkeypatch.setenv("RANK", rank)
     assert torchrun.processes(2)(configured(platform, "")) is (count > 0)
     assert [processes for _, processes in launched] == [2] * (count > 0)
+
+
+@pytest.mark.parametrize(("task", "cpu_processes", "candidates", "count"), [
+    ("training", "3", 0, 3), ("training", "9", 0, 4), ("training", None, 0, 0), ("training", 1, 0, 0),
+    ("infer", 3, 999, 0), ("infer", 3, 1000, 2), ("mining", 3, 50_000, 3), ("infer", 9, 50_000, 4), ("mining", "", 50_000, 0)])
+def test_processes_that_share_the_cpu(platform, launched, monkeypatch, task, cpu_processes, candidates, count):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 4, 5})
+    platform.run(task).index("candidate", *["/in/assets/1.jpg"] * candidates)
+    platform.config["cpu_processes"] = cpu_processes
+    assert torchrun.per_device(configured(platform, "")) is (count > 1)
+    assert [processes for _, processes in launched] == [count] * (count > 1)
+
+
+def test_each_gpu_has_a_process_whatever_there_is_to_do(platform, launched, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    platform.config["cpu_processes"] = 1
+    assert torchrun.per_device(configured(platform, "1, 3"))
+    assert [processes for _, processes in launched] == [2]
+
+
+@pytest.mark.parametrize("value", ["many", 0, 1.5])
+def test_a_number_of_processes_that_is_none(platform, launched, value):
+    platform.config["cpu_processes"] = value
+    with pytest.raises(errors.ConfigError, match="cpu_processes is"):
+        torchrun.per_device(configured(platform, ""))
+
+
+def test_a_task_that_only_pretends_needs_no_processes(platform, launched):
+    platform.config["expected_map"] = 0.5
+    assert not torchrun.processes(2)(configured(platform, ""))
+    assert launched == []
+
+
+TUNED = """
+import ctypes, os
+from ymir_exc.integrations import torchrun
+torchrun.tune_cpu()
+malloc = ctypes.CDLL(None).malloc
+malloc.restype = ctypes.c_void_p
+place = malloc(ctypes.c_size_t(20 << 20))
+heap = next(line for line in open("/proc/self/maps") if "[heap]" in line)
+start, end = (int(word, 16) for word in heap.split()[0].split("-"))
+print(start <= place < end, os.environ["OMP_WAIT_POLICY"])
+"""
+
+
+@pytest.mark.parametrize(("given", "said"), [({}, "True PASSIVE"), ({"MALLOC_ARENA_MAX": "2"}, "False PASSIVE"),
+                                             ({"OMP_WAIT_POLICY": "ACTIVE"}, "True ACTIVE")])
+def test_large_pieces_of_memory_are_used_again(given, said):
+    """A piece from the heap stays there when it is freed; one that was mapped is given back. What the user has set stays."""
+    ours = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "OMP_", "GLIBC_", "LD_PRELOAD"))}
+    made = subprocess.run([sys.executable, "-c", TUNED], env={**ours, **given}, stdout=subprocess.PIPE, text=True, check=True)
+    assert made.stdout.strip() == said
 
 
 def test_a_gpu_that_is_not_here_is_missed_before_ranks_start(platform, launched, monkeypatch):

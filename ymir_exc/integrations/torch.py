@@ -1,4 +1,4 @@
-"""Files of PyTorch that load without running any code in them: models, and trainings to go on with."""
+"""PyTorch: files that load without running any code in them, for models and for trainings to go on with; batches on their way to a GPU."""
 from __future__ import annotations
 
 import contextlib
@@ -6,7 +6,8 @@ import logging
 import os
 import sys
 from collections import Counter, OrderedDict
-from typing import TYPE_CHECKING, Any, Callable, Collection, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Callable, Collection, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple, TypeVar
 
 from ymir_exc import _files
 from ymir_exc._version import __version__
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _SCALARS: Sequence[Tuple[Any, Callable[[Any], Any]]] = (
     (str, str.__str__), (int, int.__int__), (float, float.__float__), (bytes, bytes))
+_Batch = TypeVar("_Batch")
 _HINT = "choose a model that this image trained"
 
 
@@ -139,6 +141,45 @@ def _load(path: _files.PathLike) -> Dict[str, Any]:
         return dict(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as e:    # torch raises whatever a malformed file makes it stumble over
         raise WeightsError(f"{os.fspath(path)} cannot be read as a model: {e}", hint=_HINT) from e
+
+
+def prefetch(batches: Iterable[_Batch], device: torch.device) -> Iterator[_Batch]:
+    """Batches on a device. On a GPU each is made, pinned and copied by a thread while the one before it is used.
+
+        for images, boxes in prefetch(loader, device):
+
+    Args:
+        batches: Tensors, or tuples, lists or dicts of them; anything else in them stays. What it raises is raised here. It is asked for one
+            batch more than is used, from another thread.
+        device: What `torchrun.device` returned.
+    """
+    if device.type == "cpu":
+        yield from batches
+        return
+    from concurrent.futures import ThreadPoolExecutor
+    rest = iter(batches)
+
+    def load() -> List[_Batch]:
+        return [_on_device(batch, device) for batch in islice(rest, 1)]
+
+    with ThreadPoolExecutor(1) as thread:
+        loading = thread.submit(load)
+        while loaded := loading.result():
+            loading = thread.submit(load)
+            yield loaded[0]
+
+
+def _on_device(value: Any, device: torch.device) -> Any:
+    import torch
+    if isinstance(value, torch.Tensor):
+        ready = value.pin_memory() if device.type == "cuda" and value.device.type == "cpu" else value
+        return ready.to(device, non_blocking=True)
+    if isinstance(value, Mapping):
+        return {key: _on_device(one, device) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        made = [_on_device(one, device) for one in value]
+        return type(value)(*made) if hasattr(value, "_fields") else type(value)(made)
+    return value
 
 
 @contextlib.contextmanager

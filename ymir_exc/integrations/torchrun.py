@@ -18,6 +18,7 @@ Nothing but this machine's loopback interface is used. torch is loaded by the ca
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
 import json
 import logging
@@ -46,8 +47,9 @@ from typing import (
     Union,
 )
 
-from ymir_exc import monitor, util
+from ymir_exc import dataset_reader, monitor, smoke, util
 from ymir_exc.code import ExecutorReturnCode as RC
+from ymir_exc.env import DatasetType
 from ymir_exc.errors import ArgumentError, NoGpuError, ProgramError, Stopped, classify_text, is_lost_peer, one_line, traceback_lines
 from ymir_exc.executor import FAILURES_VARIABLE
 from ymir_exc.supervisor import _processes
@@ -62,11 +64,17 @@ GROUP_TIMEOUT_SECONDS = 2 * 3600.0
 """How long a rank waits for the others. It has to outlast the longest thing that one rank does alone, such as an evaluation on rank 0.
 A task whose rank died does not wait for it: the launcher ends the others within seconds."""
 
+IMAGES_WORTH_A_PROCESS = 1000
+"""Another process takes some two seconds to start, which is what a small model takes for that many images."""
+
 _WRITE_SECONDS = 2.0
 """What is left of the time after a stop for the last words of this process."""
 
 _ADDRESS = "127.0.0.1"
 _LOGGERS = ("torch.distributed.elastic", "torch.distributed.launcher")
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+"""Of malloc.h."""
 
 _BY_ITSELF = (signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
 """Signals that end a rank whatever the others do; SIGABRT may be NCCL's answer to a lost peer."""
@@ -89,6 +97,28 @@ def per_gpu(cfg: edict) -> bool:
     return processes(lambda cfg: len(util.get_gpu_ids(cfg)))(cfg)
 
 
+def per_device(cfg: edict) -> bool:
+    """A launcher for `Executor`, as `per_gpu`; without GPUs, several processes share the CPU.
+
+    Then there are as many as the hyper-parameter `cpu_processes` says, one if there is none, but not more than cores; and of mining and
+    inference, which are done before a process has started, not more than one for each thousand images and one.
+
+    Raises:
+        ConfigError: `cpu_processes` is no number, or below 1.
+        Exception: As `per_gpu`.
+    """
+    return processes(lambda cfg: len(util.get_gpu_ids(cfg)) or _worth_starting(cfg))(cfg)
+
+
+def _worth_starting(cfg: edict) -> int:
+    from pydantic import Field, create_model
+    wanted: Any = util.get_parameters(cfg, create_model("CpuProcesses", cpu_processes=(int, Field(1, ge=1))))
+    most = len(os.sched_getaffinity(0))
+    if not cfg.ymir.run_training:
+        most = min(most, 1 + dataset_reader.items_count(DatasetType.CANDIDATE) // IMAGES_WORTH_A_PROCESS)
+    return int(min(wanted.cpu_processes, most))
+
+
 def processes(count: Union[int, Callable[[edict], int]]) -> Callable[[edict], bool]:
     """A launcher for `Executor`, as `per_gpu`, with another number of processes: so several can share the CPU.
 
@@ -96,14 +126,32 @@ def processes(count: Union[int, Callable[[edict], int]]) -> Callable[[edict], bo
         count: The number, or a function of the configuration that returns it. Below 2 nothing is started.
     """
     def launcher(cfg: edict) -> bool:
+        if not util.get_gpu_ids(cfg):
+            tune_cpu()
         number = int(count(cfg) if callable(count) else count)
-        if number < 2 or os.environ.get("RANK", "").strip() not in ("", "-1"):    # this process is a rank
+        is_rank = os.environ.get("RANK", "").strip() not in ("", "-1")
+        if number < 2 or is_rank or smoke.is_wanted(cfg):
             return False
         _check_gpus(util.get_gpu_ids(cfg))
         launch(_own_command(), number)
         return True
 
     return launcher
+
+
+def tune_cpu() -> None:
+    """Set what makes torch faster on CPUs; the launchers of this module do it for a task without GPUs, before torch is loaded.
+
+    Threads that wait sleep, so that another process does not slow each operation down (OMP_WAIT_POLICY). Memory that tensors have freed
+    is kept for the next ones: the C library would give large pieces back to the system, and get each back empty, page by page. That may
+    keep half a GiB more. What the user has set in the environment stays; where the C library is not GNU's there is nothing to set.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if not any(name.startswith("MALLOC_") or name in ("GLIBC_TUNABLES", "LD_PRELOAD") for name in os.environ):
+        with contextlib.suppress(OSError, AttributeError):
+            mallopt = ctypes.CDLL(None).mallopt
+            mallopt(_M_MMAP_THRESHOLD, 32 << 20)    # the most that it takes
+            mallopt(_M_TRIM_THRESHOLD, 512 << 20)
 
 
 def _own_command() -> List[str]:
