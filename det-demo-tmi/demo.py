@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
+import statistics
 import sys
 from pathlib import Path
 from typing import Any, Dict, List, Sequence, Tuple
@@ -97,7 +99,9 @@ def _report(runs: Dict[str, Any], out: Path) -> None:
     result = yaml.safe_load((training.output / "models/result.yaml").read_text(encoding="utf-8"))
     stages = [[key, f"{one['mAP50']:.3f}" if "mAP50" in one else "-", f"{one['mAP']:.3f}", "best" if key == name else ""]
               for key, one in sorted(result["model_stages"].items(), key=lambda item: int(item[1]["timestamp"]))]
-    show.table(f"Training: {trained.seconds:.0f} s", ["stage", "mAP50", "mAP", ""], stages, numbers=(1, 2))
+    speeds = [float(number) for number in re.findall(r"(\d+) images/s", trained.log.read_text(encoding="utf-8"))]
+    speed = f", {statistics.median(speeds):.0f} images/s" if speeds else ""
+    show.table(f"Training: {trained.seconds:.0f} s{speed}", ["stage", "mAP50", "mAP", ""], stages, numbers=(1, 2))
     algorithm = yaml.safe_load((inference.input / "config.yaml").read_text(encoding="utf-8")).get("mining_algorithm", "")
     show.table(f"Mining by {algorithm}: the images most worth labelling", ["", "image", "score"],
                [[str(n), Path(path).name, f"{float(score):.4f}"] for n, (path, score) in enumerate(ranking[:5], 1)], numbers=(0, 2))

@@ -102,3 +102,13 @@ def test_lists_of_tensors_are_taken():
 def test_boxes_that_are_none(boxes):
     with pytest.raises(ArgumentError, match="image 0 has a box that is not four numbers"):
         evaluate([truth()], [(boxes, [0.5], [0])], 1)
+
+
+def test_a_box_that_is_inside_out_is_a_false_one():
+    figures = evaluate([truth((0, 10, 10, 50, 50))], [found((0.9, 0, 50, 50, 10, 10), (0.8, 0, 10, 10, 50, 50))], 1)
+    assert figures["mAP50"] == pytest.approx(0.5)
+
+
+def test_a_box_of_any_size_counts():
+    side = 200_000    # COCO's largest area is a quarter of this
+    assert evaluate([truth((0, 0, 0, side, side))], [found((0.9, 0, 0, 0, side, side))], 1) == pytest.approx({"mAP": 1, "mAP50": 1})

@@ -30,6 +30,7 @@ from ymir_exc import _files, errors, monitor, sharding
 from ymir_exc.code import ExecutorReturnCode as RC
 from ymir_exc.result_writer import InferResultWriter, MiningResultWriter
 from ymir_exc.sharding import _share
+from ymir_exc.sharding._parts import Parts
 from ymir_exc.sharding._ranks import Record
 
 ODD = ["/in/assets/图 像/a b.jpg", "/in/assets/it's \"so\".png", "/in/assets/é\u2028.jpg", "/in/assets/%s{}.jpg"]
@@ -246,6 +247,124 @@ def test_skip_without_sharing(platform, caplog):
     assert "1 images were skipped, as the program asked: /a.jpg" in caplog.text
 
 
+def skip_or_add(bad):
+    def act(path, ranking, results):
+        if path in bad:
+            ranking.skip(path)
+            results.skip(path)
+        else:
+            add(path, ranking, results)
+
+    return act
+
+
+@pytest.mark.parametrize("block_size", [1, 5, 50])
+def test_too_many_are_skipped(task, block_size):
+    """At the fifth of 43, also where an earlier start skipped the first ones."""
+    bad, seen = paths_of(43)[::5], []
+    expected = plain_results(task, paths_of(43), bad)
+    text = r"^5 of 43 images cannot be used, more than the fraction of 0\.1 that is allowed \(repair the dataset, or "
+
+    def act(path, *writers):
+        seen.append(path)
+        skip_or_add(bad)(path, *writers)
+
+    for _ in range(2):
+        with pytest.raises(errors.ImageError, match=text) as told:
+            share(task, act, max_skipped_ratio=0.1, block_size=block_size)
+        assert told.value.return_code == RC.RC_EXEC_UNKNOWN_IMAGE_FORMAT
+        assert left_over(task) == {".ymir-parts"}
+        assert seen[-1] == bad[4]
+    share(task, skip_or_add(bad), max_skipped_ratio=9 / 43, block_size=block_size)
+    assert taken(task) == expected
+
+
+@pytest.mark.parametrize("block_size", [1, 5])
+def test_too_many_were_skipped_by_an_earlier_start(task, block_size):
+    """The last of them with the very call that made its block complete."""
+    bad = [path for n, path in enumerate(paths_of(43)) if n % 5 == 4]
+    with pytest.raises(KeyError), MiningResultWriter() as ranking:
+        for path in sharding.candidates(ranking, block_size=block_size):
+            if path in bad:
+                ranking.skip(path)
+            else:
+                ranking.add(path, 0.5)
+            if path == bad[4]:
+                raise KeyError
+    with pytest.raises(KeyError), MiningResultWriter() as ranking:
+        assert next(sharding.candidates(ranking, block_size=block_size, max_skipped_ratio=0.2)) == paths_of(43)[25]
+        raise KeyError
+    with MiningResultWriter() as ranking:    # which allows fewer: perhaps they can be used by now
+        given = list(sharding.candidates(ranking, block_size=block_size, max_skipped_ratio=0.1))
+        ranking.add_batch(given, [0.5] * len(given))
+    assert given == (paths_of(43) if block_size == 5 else [*bad[:5], *paths_of(43)[25:]])
+    assert len(platform_rules.accept_mining(task.out, paths_of(43))) == 43
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.2])
+def test_too_many_are_skipped_by_all_ranks(task, monkeypatch, ratio):
+    bad = [path for n, path in enumerate(paths_of(43)) if n % 10 in (0, 5) and n < 30]
+    expected = plain_results(task, paths_of(43), bad)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in (1, 0):
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setattr(_share, "_rounds", {})
+        with pytest.raises(errors.ImageError, match=r"^6 of 43 images") if (rank, ratio) == (0, 0.1) else contextlib.nullcontext():
+            share(task, skip_or_add(bad), max_skipped_ratio=ratio)
+        if rank or ratio == 0.1:
+            assert left_over(task) == {".ymir-parts"}
+    if ratio == 0.1:
+        expected, handed_out = plain_results(task, paths_of(43), ()), []
+        for rank in (1, 0):    # the images are repaired
+            monkeypatch.setenv("RANK", str(rank))
+            monkeypatch.setattr(_share, "_rounds", {})
+            share(task, lambda path, *writers: (handed_out.append(path), add(path, *writers)), max_skipped_ratio=ratio)
+        assert sorted(handed_out) == sorted(paths_of(43)[:30])    # the blocks that they are in
+    assert taken(task) == expected
+
+
+def test_which_images_count_as_skipped(task):
+    """One that only one writer skips; none that is refused."""
+    first, second, third, *_ = paths_of(43)
+
+    def act(path, ranking, results):
+        if path == third:
+            for writer in (ranking, results):
+                for refused in (first, second, "/in/assets/nobody.jpg"):
+                    with pytest.raises(errors.ResultError):
+                        writer.skip(refused)
+        if path == first:
+            ranking.skip(path)
+            with pytest.raises(errors.ResultError):
+                ranking.skip(path)
+            results.add(path, [], [], [])
+        elif path == last:
+            ranking.add(path, 0.5)
+            results.skip(path)
+        else:
+            add(path, ranking, results)
+
+    last = None
+    share(task, act, max_skipped_ratio=0)
+    last = paths_of(43)[7]
+    with pytest.raises(errors.ImageError, match=r"^2 of 43 images cannot be used, more than the fraction of 0 that is allowed"):
+        share(task, act, max_skipped_ratio=0)
+
+
+@pytest.mark.parametrize(("number", "skipped", "ratio", "is_allowed"), [
+    (100, 29, 0.29, True), (100, 30, 0.29, False), (100, 1, 0, True), (100, 2, 0, False), (2, 2, 0.99, False), (1, 1, 0.99, False),
+    (1, 1, 1, True), (100, 100, 1, True), (100, 99, np.float32(0.99), True), (100, 100, np.nextafter(1.0, 0), False), (0, 0, 0, True)])
+def test_how_many_may_be_skipped(platform, number, skipped, ratio, is_allowed):
+    platform.index("candidate", *paths_of(number))
+    with contextlib.nullcontext() if is_allowed else pytest.raises(errors.ImageError, match=f"^{skipped} of {number} images"), \
+            MiningResultWriter() as ranking:
+        for n, path in enumerate(sharding.candidates(ranking, max_skipped_ratio=ratio)):
+            if n < skipped:
+                ranking.skip(path)
+            else:
+                ranking.add(path, 0.5)
+
+
 def test_two_passes_of_one_program(task):
     """The second one does not take the parts of the first, which rank 1 has done long before rank 0."""
     expected = plain_results(task, paths_of(43))
@@ -411,6 +530,76 @@ def test_a_rank_that_comes_when_all_is_done(task, tmp_path):
     assert (left_over(task), taken(task)) == ({"result.tsv", "infer-result.json"}, expected)
 
 
+def test_a_rank_that_comes_late_and_mends_a_part(task, tmp_path, monkeypatch):
+    """Until then the first rank neither takes the part nor fails for it, and reads no part again and again."""
+    expected = plain_results(task, paths_of(43))
+    interrupted(task, 42)
+    (folder(task) / "00000003.part").write_bytes(b"")
+    reads: List[int] = []
+    read = Parts.read
+    monkeypatch.setattr(Parts, "read", lambda self, number, paths: (reads.append(number), read(self, number, paths))[1])
+    monkeypatch.setattr(_share, "_LONGEST_POLL_SECONDS", 0.05)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    late = Started(task, 1, 2, wait=str(tmp_path / "begin"), log=str(tmp_path))
+    timer = threading.Timer(1.0, (tmp_path / "begin").touch)
+    timer.start()
+    share(task, add)
+    timer.join()
+    assert late.end() == (0, "")
+    assert [file.read_text() for file in tmp_path.glob("1-*")] == ["".join(path + "\n" for path in paths_of(43)[15:20])]
+    assert {number: reads.count(number) for number in (1, 3, 5, 7)} == dict.fromkeys((1, 3, 5, 7), 3), "twice to write"
+    assert taken(task) == expected
+
+
+def test_which_ranks_are_awaited(task, tmp_path, monkeypatch):
+    said: List[str] = []
+
+    def warning(text, *arguments):
+        said.append(text % arguments)
+        if any(line.startswith("rank 2 has not begun: ") for line in said) or len(said) > 60:    # then it has failed
+            (tmp_path / "begin").touch()
+
+    monkeypatch.setattr(_share._log, "warning", warning)
+    monkeypatch.setattr(_share, "_SAY_SECONDS", 0.0)
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    others = [Started(task, 1, 3, seconds=0.15), Started(task, 2, 3, wait=str(tmp_path / "begin"))]
+    share(task, add)
+    finish(others)
+    after = said[next(n for n, line in enumerate(said) if line.startswith("waiting")):]
+    assert re.fullmatch(r"waiting for the results of rank 1 \(\d+ of 15 images are done\)", after[0])
+    assert after[1].startswith("rank 2 has not begun: ")
+    assert after[1].endswith("if its process has ended, end this one too; a launcher such as torchrun does")
+    assert all(line.startswith(("ranks 1, 2 have not begun: ", "rank 2 has", "rank 1 has", "waiting")) for line in said)
+
+
+def test_a_rank_that_fails_for_a_long_reason(task):
+    """Its record has one size, in which some characters take twelve bytes."""
+    program = """if True:
+        import os
+        from ymir_exc import executor, sharding
+        from ymir_exc.result_writer import MiningResultWriter
+        def run(cfg):
+            with MiningResultWriter() as ranking:
+                for path in sharding.candidates(ranking):
+                    if os.environ["RANK"] == "1":
+                        raise RuntimeError("\\U0001f980" * 1000)
+                    ranking.add(path, 0.5)
+        raise SystemExit(executor.Executor({"mining": run}).main())
+    """
+    task.run("mining")
+    environ = {**os.environ, "DEFAULT_ENV_FILE_PATH": str(task.env_file), "WORLD_SIZE": "2", "PYTHONIOENCODING": "utf-8"}
+    other, first = (subprocess.Popen([sys.executable, "-c", program], env={**environ, "RANK": rank}, stderr=subprocess.PIPE)
+                    for rank in "10")
+    try:
+        _, err = first.communicate(timeout=30)
+    finally:
+        for process in (first, other):
+            process.kill()
+            process.communicate()
+    assert first.returncode == 1
+    assert err.decode("utf-8").startswith("rank 1 failed: RuntimeError: " + "\U0001f980" * 300)
+
+
 @pytest.mark.parametrize("begins", [False, True])
 def test_a_rank_that_begins_while_the_parts_are_removed(platform, monkeypatch, begins):
     """Its file stays, and it is told; or it needs none of the parts any more."""
@@ -459,13 +648,14 @@ def test_the_next_start_goes_on(task, monkeypatch, caplog, lacks_locks):
     assert (left_over(task), taken(task)) == ({"result.tsv", "infer-result.json"}, expected)
 
 
-@pytest.mark.parametrize("spoilt", ["empty", "cut", "altered", "of others"])
+@pytest.mark.parametrize("spoilt", ["empty", "cut", "altered", "altered count", "of others", "older format"])
 def test_a_spoilt_part_is_made_again(task, spoilt):
     expected = plain_results(task, paths_of(43))
     interrupted(task, 17)
     part = folder(task) / "00000001.part"
     data = part.read_bytes()
     part.write_bytes({"empty": b"", "cut": data[:-1], "altered": data.replace(b"0", b"1"),
+                      "altered count": re.sub(rb"^(\S+ \S+) 0 ", rb"\1 1 ", data), "older format": data.replace(b"part-2", b"part-1", 1),
                       "of others": (folder(task) / "00000002.part").read_bytes()}[spoilt])
     assert share(task, add) == [*paths_of(43)[5:10], *paths_of(43)[15:]]
     assert taken(task) == expected
@@ -561,6 +751,20 @@ def test_an_image_without_a_result(task, rank, first):
     assert left_over(task) == {".ymir-parts"}
 
 
+@pytest.mark.parametrize(("number", "now"), [(30, "ends after 30"), (41, "ends after 41"), (44, "has more"), (50, "has more")])
+def test_a_list_that_changes_meanwhile(task, number, now):
+    def act(path, ranking, results):
+        add(path, ranking, results)
+        if path == paths_of(43)[20]:
+            task.index("candidate", *paths_of(number))
+
+    text = rf"/candidate-index.tsv changed while the program ran: it had 43 images at the beginning, and now {now} \("
+    with pytest.raises(errors.DatasetError, match=text) as told:
+        share(task, act)
+    assert told.value.return_code == RC.RC_EXEC_DATASET_ERROR
+    assert left_over(task) == {".ymir-parts"}
+
+
 def test_how_many_are_missing(task):
     def act(path, ranking, results):
         ranking.add(path, 1.0)
@@ -647,6 +851,9 @@ def test_arguments(task, monkeypatch):
     for size in (0, -1, 2.5, "5"):
         with pytest.raises(errors.ArgumentError, match="block_size"):
             sharding.candidates(ranking, block_size=size)
+    for ratio in (-0.1, 1.1, float("nan"), "0.5", None):
+        with pytest.raises(errors.ArgumentError, match="max_skipped_ratio"):
+            sharding.candidates(ranking, max_skipped_ratio=ratio)
     with pytest.raises(errors.ArgumentError, match="order"):
         sharding.candidates(ranking, order="mit")
     with pytest.raises(KeyError), MiningResultWriter() as ranking:

@@ -8,6 +8,8 @@ from typing import Any, Dict, Iterable, Sequence, Tuple
 
 from ymir_exc.errors import ArgumentError, NanError
 
+_MOST_AREA = 1e9
+
 
 def mean_average_precision(truths: Sequence[Tuple[Any, Any]], found: Sequence[Tuple[Any, Any, Any]], num_classes: int) -> Dict[str, float]:
     """COCO's mean average precision, by its reference implementation.
@@ -66,5 +68,7 @@ def _rows(images: Iterable[Tuple[Any, Any, Any]], num_classes: int) -> Iterable[
                 raise NanError(f"image {image} has a {'box' if math.isfinite(score) else 'score'} that is not finite")
             if not (0 <= label < num_classes and label.is_integer()):
                 raise ArgumentError(f"image {image} has the label {label:g}, which is none of 0..{num_classes - 1}")
-            yield {"image_id": image, "category_id": int(label), "score": score, "iscrowd": 0, "bbox": [x1, y1, x2 - x1, y2 - y1],
-                   "area": (x2 - x1) * (y2 - y1)}
+            width, height = max(0.0, x2 - x1), max(0.0, y2 - y1)
+            # COCO leaves out what has an area beyond its limits, as if it had not been found.
+            yield {"image_id": image, "category_id": int(label), "score": score, "iscrowd": 0, "bbox": [x1, y1, width, height],
+                   "area": min(width * height, _MOST_AREA)}

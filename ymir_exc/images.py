@@ -96,7 +96,7 @@ class BrokenImages:
 
     Args:
         total: How many images there are.
-        max_ratio: Fraction of them that may be broken, 0..1; one always may.
+        max_ratio: Fraction of them that may be broken, 0..1; one always may, but never all.
     """
 
     def __init__(self, total: int, max_ratio: float) -> None:
@@ -118,9 +118,10 @@ class BrokenImages:
         self._paths.add(path)
         import logging
         logging.getLogger(__name__).warning("left out: %s", error)
-        if len(self._paths) > max(1, self._max_ratio * self._total):
-            raise ImageError(f"{len(self._paths)} of {self._total} images cannot be read, more than max_broken_ratio {self._max_ratio:g} "
-                             f"allows; the last: {error}", hint="repair the dataset, or raise max_broken_ratio") from None
+        if len(self._paths) > max(1, self._max_ratio * self._total) or len(self._paths) >= self._total:
+            allowed = "" if len(self._paths) >= self._total else f", more than max_broken_ratio {self._max_ratio:g} allows"
+            raise ImageError(f"{len(self._paths)} of {self._total} images cannot be read{allowed}; the last: {error}",
+                             hint="repair the dataset, or raise max_broken_ratio" if allowed else "repair the dataset") from None
 
 
 class Letterbox(NamedTuple):

@@ -21,7 +21,8 @@ def augment(batch: Batch, size: int) -> Batch:
     some = _half(images)
     images[some] = images[some][:, torch.randperm(3, device=images.device)]
     if size != side:
-        images = F.interpolate(images, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+        images = images if images.device.type == "cpu" else images.float()    # only CPUs resize bytes
+        images = F.interpolate(images, (size, size), mode="bilinear", antialias=True)
     return Batch(_colour(images.float()), boxes * (size / side), batch.labels)
 
 

@@ -31,10 +31,10 @@ def save(path: Path, made: Checkpoint) -> None:
 def load(path: str) -> Checkpoint:
     """What `save` wrote; raises WeightsError for another file."""
     content = load_weights(path, Checkpoint._fields[1:])
-    model = Detector(len(content["class_names"]))
     try:
+        model = Detector(len(content["class_names"]))
         model.load_state_dict(content["weights"])
-    except RuntimeError as e:
+    except (RuntimeError, TypeError, AttributeError) as e:
         raise errors.WeightsError(f"{path} is the file of another kind of model: {e}", hint="choose a model that this image trained") from e
     return Checkpoint(model, *(content[name] for name in Checkpoint._fields[1:]))
 

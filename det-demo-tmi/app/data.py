@@ -45,6 +45,7 @@ class DetectionDataset(Dataset[Optional[Batch]]):
     def __init__(self, truths: Sequence[Truth], size: int, cache_mb: int, broken: BrokenImages) -> None:
         self.truths, self.size, self.broken = truths, size, broken
         self._cached: list[Batch | None] = []
+        self.pool = ThreadPoolExecutor()
         self.room = min(len(truths), cache_mb * 2**20 // (3 * size * size))
 
     def __len__(self) -> int:
@@ -63,12 +64,14 @@ class DetectionDataset(Dataset[Optional[Batch]]):
         parts = image.transpose(2, 0, 1), place.to_square(boxes[inside]), truth.labels[inside]
         return Batch(*(torch.from_numpy(part)[None] for part in parts))
 
+    def __getitems__(self, indices: Sequence[int]) -> list[Batch | None]:
+        return list(self.pool.map(self.__getitem__, indices))    # DataLoader asks for a batch's samples at once
+
     def fill_cache(self) -> Iterator[Batch | None]:
         """Decode the first `room` images in advance."""
-        with ThreadPoolExecutor() as pool:
-            for sample in pool.map(self.__getitem__, range(self.room)):
-                self._cached.append(sample)
-                yield sample
+        for sample in self.pool.map(self.__getitem__, range(self.room)):
+            self._cached.append(sample)
+            yield sample
 
 
 def collate(samples: Sequence[Batch | None]) -> Batch | None:

@@ -2,15 +2,14 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 
-import numpy as np
 from easydict import EasyDict
 
 import checkpoint
 import hyper
 from predict import Seen, predict
-from ymir_exc import dataset_reader, errors, images, mining, sharding, util
-from ymir_exc.env import DatasetType
+from ymir_exc import errors, mining, sharding, util
 from ymir_exc.integrations import torchrun
 from ymir_exc.result_writer import InferResultWriter, MiningResultWriter
 
@@ -28,30 +27,25 @@ def examine(cfg: EasyDict) -> None:
     model, known, size, class_counts = checkpoint.load(str(util.pick_weight_file(cfg, suffix=".pt")))
     if names != known:
         raise errors.ConfigError(f"{cfg.ymir.input.config_file}: class_names are {names}, the model was trained for {known}")
-    broken = images.BrokenImages(dataset_reader.items_count(DatasetType.CANDIDATE), wanted.max_broken_ratio)
+    together = (lambda scores, embeddings: scorer.rank(scores, embeddings, MOST_CHOSEN).scores) if scorer.rank else None
     with contextlib.ExitStack() as stack:
         results = stack.enter_context(InferResultWriter(names)) if cfg.ymir.run_infer else None
-        ranking = stack.enter_context(MiningResultWriter()) if cfg.ymir.run_mining else None
+        ranking = stack.enter_context(MiningResultWriter(rank=together)) if cfg.ymir.run_mining else None
         writers = [writer for writer in (ranking, results) if writer]
 
         def leave_out(path: str, error: errors.ImageError) -> None:
-            broken.add(path, error)
+            logging.warning("left out: %s", error)
             for writer in writers:
                 writer.skip(path)
 
-        late: list[tuple[str, float, np.ndarray]] = []
+        paths = sharding.candidates(*writers, max_skipped_ratio=wanted.max_broken_ratio)
         views = ranking is not None and "augmented" in scorer.needs
-        for seen in predict(model.to(torchrun.device(cfg)), sharding.candidates(*writers), size, wanted, leave_out, views):
+        for seen in predict(model.to(torchrun.device(cfg)), paths, size, wanted, leave_out, views):
+            found = seen.found
             if results:
-                found = seen.found
                 results.add(seen.path, found.boxes, found.scores, found.labels, image_size=(seen.place.width, seen.place.height))
-            if ranking and scorer.rank:
-                late.append((seen.path, _score(scorer, seen, class_counts), seen.found.embedding))
-            elif ranking:
-                ranking.add(seen.path, _score(scorer, seen, class_counts))
-        if ranking and scorer.rank and late:
-            paths, scores, embeddings = zip(*late)
-            ranking.add_batch(paths, scorer.rank(scores, np.stack(embeddings), min(len(paths), MOST_CHOSEN)).scores)
+            if ranking:
+                ranking.add(seen.path, _score(scorer, seen, class_counts), found.embedding if together else None)
 
 
 def _score(scorer: mining.Scorer, seen: Seen, class_counts: list[int]) -> float:

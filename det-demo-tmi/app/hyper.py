@@ -18,7 +18,7 @@ class TrainingHyper(BaseModel):
     cache_mb: int = Field(1024, ge=0)
     max_broken_ratio: float = Field(0.1, ge=0, le=1)
     cpu_processes: int = Field(2, ge=1)
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**62)
 
 
 class PredictHyper(BaseModel):

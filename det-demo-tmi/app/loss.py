@@ -11,7 +11,7 @@ from boxes import overlap
 from data import Batch
 from model import Detector, Predictions
 
-CELLS_PER_OBJECT = 9
+CELLS_PER_OBJECT = 12
 BOX_WEIGHT = 2.0
 
 

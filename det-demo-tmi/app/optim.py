@@ -42,15 +42,11 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Any = None) -> None:    # type: ignore[override]    # noqa: ARG002 - the base class's signature
         """Update every weight that has a gradient."""
         for group in self.param_groups:
-            for weight in group["params"]:
-                if weight.grad is not None:
-                    self._update(weight, weight.grad, group["lr"], group["momentum"])
-
-    def _update(self, weight: Tensor, grad: Tensor, lr: float, momentum: float) -> None:
-        mean = self.state[weight].setdefault("mean", torch.zeros_like(weight)).lerp_(grad, 1 - momentum)
-        ahead = grad.lerp(mean, momentum).flatten(1)
-        scale = max(1.0, ahead.shape[0] / ahead.shape[1]) ** 0.5
-        weight.add_(orthogonalise(ahead).view_as(weight), alpha=-lr * scale)
+            for weight in (weight for weight in group["params"] if weight.grad is not None):
+                mean = self.state[weight].setdefault("mean", torch.zeros_like(weight)).lerp_(weight.grad, 1 - group["momentum"])
+                ahead = weight.grad.lerp(mean, group["momentum"]).flatten(1)
+                scale = max(1.0, ahead.shape[0] / ahead.shape[1]) ** 0.5
+                weight.add_(orthogonalise(ahead).view_as(weight), alpha=-group["lr"] * scale)
 
 
 def make_optimisers(model: nn.Module, learning_rate: float) -> list[torch.optim.Optimizer]:

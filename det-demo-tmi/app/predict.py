@@ -13,7 +13,7 @@ import hyper
 from boxes import merge
 from model import Detector
 from ymir_exc import errors
-from ymir_exc.images import Letterbox, squares
+from ymir_exc.images import GREY, Letterbox, squares
 from ymir_exc.integrations import torchrun
 
 
@@ -37,13 +37,14 @@ class Seen(NamedTuple):
     changed: Sequence[Detections]    # one for each of VIEWS, when they were asked for
 
 
-# An image changed a little: how, and where boxes of the changed one (side S) lie in the original.
+# An image changed a little, in a square of the same side: how, and where boxes of the changed one lie in the original.
 VIEWS: tuple[tuple[Callable[[Tensor], Tensor], Callable[[Tensor, float], Tensor]], ...] = (
     (lambda images: images.flip(3), lambda boxes, side: boxes[..., [2, 1, 0, 3]] * boxes.new_tensor([-1, 1, -1, 1]) +
      boxes.new_tensor([side, 0, side, 0])),
     (lambda images: (images.float() * 0.7).round(), lambda boxes, _: boxes),
-    (lambda images: F.interpolate(images.float(), (images.shape[2] - 32, images.shape[3] - 32), mode="bilinear", antialias=True),
-     lambda boxes, side: boxes * (side / (side - 32))),
+    (lambda images: F.pad(F.interpolate(images.float(), scale_factor=0.75, mode="bilinear", antialias=True),
+                          (0, images.shape[3] // 4, 0, images.shape[2] // 4), value=GREY[0]),
+     lambda boxes, _: boxes / 0.75),
 )
 
 

@@ -1,7 +1,6 @@
 """The program that the container starts: one function for each task that the platform may ask for.
 
-To make an image of your own, copy this file and fill the two functions.
-What a task may rely on:
+To make an image of your own, copy this file and fill the two functions. What a task may rely on:
 
 - `cfg.ymir` says where things lie (`cfg.ymir.output.models_dir`) and what is asked for (`cfg.ymir.run_training`).
 - `cfg.param` holds the hyper-parameters: the user's, completed by the defaults in /img-man.

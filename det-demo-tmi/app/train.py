@@ -16,11 +16,11 @@ import checkpoint
 import hyper
 from augment import augment
 from board import Board
-from data import Batch, DetectionDataset, Truth, collate, read_truths
+from data import Batch, DetectionDataset, collate, read_truths
 from loss import Losses, detection_loss
 from model import Detector, centres
 from optim import HOLD, make_optimisers, rate
-from predict import Detections, predict
+from predict import Seen, predict
 from ymir_exc import env, errors, monitor, result_writer, sharding, util
 from ymir_exc.env import DatasetType
 from ymir_exc.evaluation import mean_average_precision
@@ -71,17 +71,17 @@ class Trainer:
         self.optimisers = make_optimisers(self.model, self.wanted.learning_rate)
         self.budget = torchrun.Budget(self.wanted.epochs * len(self.loader), self.wanted.max_seconds)
         self.board = Board(cfg.ymir.output.tensorboard_dir) if env.is_main_rank() else None
-        self.stages: list[str] = []    # their names
+        self.stages: dict[str, bool] = {}    # name, and whether it was judged by all validation images
         self.epoch = 1
-        self.kept = KeptTraining(cfg, self.wanted.model_dump())    # to go on with, if the container is started again
+        parts = {f"optimiser_{number}": one for number, one in enumerate(self.optimisers)}
+        self.kept = KeptTraining(cfg, [self.wanted.model_dump(), given, len(truths)], model=self.model, budget=self.budget, **parts)
 
     def run(self) -> None:
         """Train until the epochs or the seconds are used up; raises Stopped when the platform asks for it."""
-        _log.info("%d images to train on, %d to evaluate on, %d classes, %s", len(self.data), len(self.val), len(self.class_names),
-                  self.device)
+        _log.info("%d images to train on, %d to evaluate on, %s", len(self.data), len(self.val), self.device)
         for _ in monitor.track(self.data.fill_cache(), "training", total=self.data.room, end=0.01):
             if monitor.should_stop():
-                raise errors.Stopped("stopped while the images were read; there is no result")
+                raise errors.Stopped("stopped while the images were read, before the training")
         self.budget.restart()    # reading the images is not training
         self._resume()
         for epoch in count(self.epoch):
@@ -89,11 +89,14 @@ class Trainer:
             self._train_epoch()
             done = self.budget.used
             if done >= min(1.0, (len(self.stages) + 1) / self.wanted.evaluations):
-                self._write_stage()
-                self._keep()
-            if done >= 1:
-                self.kept.remove()
-                return
+                self.kept.save(epoch=self.epoch, stages=self.stages)    # an evaluation may take long, and may be interrupted
+                is_judged = self._write_stage(f"epoch_{epoch}")
+                self.kept.save(epoch=self.epoch, stages=self.stages)
+                if done >= 1 and not is_judged:
+                    raise errors.Stopped("stopped in the last evaluation; started again over the same output folder, it begins anew")
+                if done >= 1:
+                    self.kept.remove()
+                    return
 
     def _train_epoch(self) -> None:
         self.model.train()
@@ -104,6 +107,8 @@ class Trainer:
             monitor.write_monitor_logger(0.01 + 0.99 * self.budget.used)
             if self.board:
                 self.board.progress(self.epoch, self.budget, losses, self.wanted.batch_size, self.optimisers[0].param_groups[0]["lr"])
+            if self.kept.is_due():
+                self.kept.save(epoch=self.epoch, stages=self.stages)
             if self.budget.used >= 1:
                 return
 
@@ -129,49 +134,54 @@ class Trainer:
         self.budget.advance()
         return losses
 
-    def _write_stage(self, most: int | None = None) -> None:
-        """Evaluate on the validation images, or the first `most` of them, and add the model as it is now to the result."""
-        name = f"epoch_{self.epoch}"
-        self.stages = [*(known for known in self.stages if known != name), name]
+    def _write_stage(self, name: str, most: int | None = None) -> bool:
+        """Evaluate on the validation images, or the first `most` of them, and add the model as it is now to the result.
+
+        When a stop is asked for meanwhile, the first stage is judged by a few images, better than lost; a later one is given up. Returns
+        whether neither was the case.
+        """
+        was_stopping = monitor.should_stop()
         if not self.board:    # the first process does this
-            return
-        started, by_path = time.monotonic(), {truth.path: truth for truth in self.val[:most]}
-        truths: list[Truth] = []
-        found: list[Detections] = []
+            self.stages[name] = True
+            return True
+        started, by_path, is_judged = time.monotonic(), {truth.path: truth for truth in self.val[:most]}, most is None
+        judged: list[Seen] = []
         for seen in predict(self.model, by_path, self.size, EVALUATION, self.broken_val.add):
-            truths.append(by_path[seen.path])
-            found.append(seen.found)
-            if monitor.should_stop() and len(found) >= QUICK_IMAGES and self.stages == [name]:    # better judged by a few than lost
+            judged.append(seen)
+            if monitor.should_stop() and not was_stopping and QUICK_IMAGES <= len(judged) < len(by_path):
+                is_judged = False
                 break
+        if not is_judged and self.stages:
+            return False
+        truths, found = [by_path[seen.path] for seen in judged], [seen.found for seen in judged]
         figures = mean_average_precision([(truth.boxes, truth.labels) for truth in truths],
                                          [(one.boxes, one.scores, one.labels) for one in found], len(self.class_names))
         checkpoint.save(Path(self.cfg.ymir.output.models_dir, name, checkpoint.FILE_NAME),
                         checkpoint.Checkpoint(self.model, self.class_names, self.size, self.class_counts))
         result_writer.write_model_stage(name, [checkpoint.FILE_NAME], evaluation_result=figures)
+        self.stages[name] = is_judged
         self.board.curves(self.budget.step, figures)
         self.board.pictures(self.budget.step, truths[:8], found[:8], self.class_names, self.size)
         self.budget.reserve = max(self.budget.reserve, time.monotonic() - started)
         _log.info("%s: mAP %.3f, mAP50 %.3f on %d images", name, figures["mAP"], figures["mAP50"], len(truths))
+        return is_judged
 
     def _stop(self) -> None:
         """Keep what was learned, as far as the time allows."""
-        self._keep()
+        self.kept.save(epoch=self.epoch, stages=self.stages)
         if not self.stages or self.budget.reserve <= STOP_SECONDS:
-            self._write_stage(None if self.stages else QUICK_IMAGES)
+            self._write_stage(f"epoch_{self.epoch}", None if self.stages else QUICK_IMAGES)
+            self.kept.save(epoch=self.epoch, stages=self.stages)
         torchrun.of_rank_0(0.0)    # the others wait for what the first one writes
         raise errors.Stopped(f"stopped in epoch {self.epoch}; the result has the stages {', '.join(self.stages)}; started again over the "
                              "same output folder, the training goes on")
 
-    def _keep(self) -> None:
-        self.kept.save(model=self.model.state_dict(), optimisers=[one.state_dict() for one in self.optimisers], budget=self.budget.state(),
-                       epoch=self.epoch, stages=self.stages)
-
     def _resume(self) -> None:
         """Go on where an earlier start over the same output folder ended, if it did not come to its end."""
         if state := self.kept.load():
-            self.model.load_state_dict(state["model"])
-            for optimiser, values in zip(self.optimisers, state["optimisers"]):
-                optimiser.load_state_dict(values)
-            self.budget.set_state(state["budget"])
             self.epoch, self.stages = state["epoch"], state["stages"]
+            random.seed(self.wanted.seed + self.budget.step)    # what was drawn before is not drawn again
+            torch.manual_seed(torch.initial_seed() + self.budget.step)
             _log.info("the training goes on in epoch %d, after step %d", self.epoch, self.budget.step)
+            for name in [name for name, is_judged in self.stages.items() if not is_judged]:    # for the sake of the stages to come
+                self._write_stage(name)

@@ -130,12 +130,27 @@ def unreadable_images(space):
     (space.input / "train-index.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+def only_image_unreadable(space):
+    unreadable_images(space)
+    index = space.input / "train-index.tsv"
+    index.write_text(index.read_text(encoding="utf-8").splitlines()[0] + "\n", encoding="utf-8")
+
+
+def unreadable_to_judge_by(space):
+    (space.input / "broken.jpg").write_bytes(b"no image")
+    annotation = (space.input / "val-index.tsv").read_text(encoding="utf-8").splitlines()[0].split("\t")[1]
+    (space.input / "val-index.tsv").write_text(f"{space.input}/broken.jpg\t{annotation}\n", encoding="utf-8")
+
+
 @pytest.mark.parametrize(("spoil", "code", "status", "words"), [
     (lambda space: edit(space, class_names=None), 300001, 4, "class_names"),
     (lambda space: edit(space, epochs="many"), 300001, 4, "epochs"),
     (lambda space: (space.input / "train-index.tsv").write_text(""), 300002, 4, "train-index.tsv"),
     (lambda space: (space.input / "val-index.tsv").unlink(), 300002, 4, "val-index.tsv"),
     (unreadable_images, 300003, 1, "images cannot be read, more than max_broken_ratio 0.1"),
+    (only_image_unreadable, 300003, 1, "1 of 1 images cannot be read"),
+    (unreadable_to_judge_by, 300003, 1, "1 of 1 images cannot be read"),
+    (lambda space: edit(space, seed=10**30), 300001, 4, "seed"),
     pytest.param(lambda space: edit(space, gpu_id="0"), 300102, 1, "gpu_id",
                  marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")),
     (lambda space: edit(space, learning_rate=1e30), 300201, 1, "learning_rate"),

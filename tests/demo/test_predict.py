@@ -8,7 +8,7 @@ import torch
 
 import hyper
 from model import Detector, Predictions
-from predict import detect
+from predict import VIEWS, detect
 from ymir_exc.images import letterbox as fit
 
 
@@ -77,6 +77,21 @@ def test_the_thresholds_are_obeyed():
 def test_boxes_are_in_pixels_of_the_image():
     made = found(LOGITS, BOXES, fit(128, 64, 64), conf_threshold=0.9)    # one box
     assert made.boxes.tolist() == [[2, 0, 42, 10]]    # twice as large, and moved up by the border
+
+
+@pytest.mark.parametrize("side", [32, 64, 192])
+@pytest.mark.parametrize("view", range(len(VIEWS)))
+def test_boxes_of_a_changed_image_come_back_to_where_they_were(side, view):
+    """What is bright in the changed image, and nothing else, lies in the original's bright square."""
+    images = torch.zeros(1, 3, side, side, dtype=torch.uint8)
+    first, last = side // 8, side // 2
+    images[:, :, first:last, first + 4:last + 4] = 255
+    change, back = VIEWS[view]
+    changed = change(images)
+    assert changed.shape == images.shape
+    y, x = (changed[0, 0] > 150).nonzero().unbind(1)
+    box = torch.stack((x.min(), y.min(), x.max() + 1, y.max() + 1)).float()
+    assert back(box, float(side)).tolist() == pytest.approx([first + 4, first, last + 4, last], abs=1.4)
 
 
 def test_an_untrained_model_finds_little():

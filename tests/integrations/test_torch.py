@@ -156,22 +156,79 @@ def test_an_earlier_file_survives_what_cannot_be_saved(tmp_path):
         save_weights(tmp_path / "folder.pt", {})
 
 
+def training(epochs=3, width=2):
+    torch.manual_seed(0)
+    model = torch.nn.Linear(width, 1)
+    optimiser = torch.optim.Adam(model.parameters())
+    return model, optimiser, KeptTraining(util.get_merged_config(), {"epochs": epochs}, model=model, optimiser=optimiser)
+
+
 def test_a_training_goes_on(platform, monkeypatch, caplog):
-    cfg = util.get_merged_config()
-    kept = KeptTraining(cfg, {"epochs": 3})
+    model, optimiser, kept = training()
     assert kept.load() is None
-    optimiser = torch.optim.Adam([torch.nn.Parameter(torch.ones(2))])
-    kept.save(step=7, optimiser=optimiser.state_dict(), stages=["epoch_1"])
+    model(torch.ones(1, 2)).sum().backward()
+    optimiser.step()
+    kept.save(step=7, stages=["epoch_1"])
     monkeypatch.setenv("RANK", "1")
     kept.save(step=8)
     kept.remove()
     monkeypatch.delenv("RANK")
-    state = KeptTraining(util.get_merged_config(), {"epochs": 3}).load()
-    assert (state["step"], state["stages"]) == (7, ["epoch_1"])
-    optimiser.load_state_dict(state["optimiser"])
+    another, its_optimiser, kept = training()
+    assert not torch.equal(another.weight, model.weight)
+    assert kept.load() == {"step": 7, "stages": ["epoch_1"]}
+    assert torch.equal(another.weight, model.weight)
+    assert its_optimiser.state_dict()["state"][0]["step"] == 1
     kept.remove()
     assert kept.load() is None
     assert caplog.text == ""
+
+
+def test_a_model_that_has_changed_meanwhile_begins_anew(platform, caplog):
+    _, _, kept = training()
+    kept.save(step=7)
+    model, _, kept = training(width=3)
+    before = model.weight.detach().clone()
+    with caplog.at_level(logging.WARNING):
+        assert kept.load() is None
+    assert "the training begins anew" in caplog.text
+    assert "model: Error(s) in loading state_dict for Linear: size mismatch for weight" in caplog.text
+    assert torch.equal(model.weight, before)
+    caplog.clear()
+    assert KeptTraining(util.get_merged_config(), {"epochs": 3}, model=model).load() is None    # which has another number of parts
+    assert "the training begins anew" in caplog.text
+
+
+def test_what_cannot_be_restored_leaves_all_parts_as_they_were(platform, caplog):
+    class Refuses:
+        def state_dict(self):
+            return {"step": 1}
+
+        def load_state_dict(self, state):
+            if state != {"step": 1}:
+                raise ValueError("no such step")
+
+    model, refuses = torch.nn.Linear(2, 1), Refuses()
+    kept = KeptTraining(util.get_merged_config(), None, model=model, schedule=refuses)
+    refuses.state_dict = lambda: {"step": 2}
+    kept.save()
+    del refuses.state_dict
+    with torch.no_grad():
+        model.weight.fill_(5)
+    with caplog.at_level(logging.WARNING):
+        assert kept.load() is None
+    assert "schedule: no such step" in caplog.text
+    assert torch.equal(model.weight, torch.full((1, 2), 5.0))
+
+
+def test_when_it_is_time_to_keep(platform, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    _, _, kept = training()
+    assert not kept.is_due(300)
+    now[0] += 300
+    assert kept.is_due(300)
+    kept.save()
+    assert not kept.is_due(300)
 
 
 @pytest.mark.parametrize("change", [lambda p: p.config.update(class_names=["pig"]), lambda p: p.env.update(task_id="t1"), None])

@@ -99,6 +99,15 @@ def test_a_stop_without_a_supervisor_ends_deaf_ranks_too(platform, supervised, p
     assert (record(platform).state, record(platform).message) == (4, f"stopped by {number.name}")
 
 
+def test_ranks_stop_when_the_one_that_started_them_is_killed(platform, supervised, program):
+    process = subprocess.Popen([*program, "stop_together"], cwd=platform.root, env=supervised.environment(), start_new_session=True)
+    supervised.started.append(process)
+    wait_for(lambda: (platform.root / "rank 0").exists() and (platform.root / "rank 1").exists())
+    process.kill()
+    process.wait(PATIENCE)
+    wait_for(lambda: (platform.root / "saved 0").exists() and (platform.root / "saved 1").exists())
+
+
 def test_the_program_in_the_readme_needs_no_second_process_without_gpus(platform, supervised, program):
     page = (ROOT / "README.md").read_text(encoding="utf-8")
     code = next(block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "torchrun" in block)
@@ -426,9 +435,13 @@ def test_a_budget_of_steps_or_of_time():
     timed.advance()
     assert timed.used == pytest.approx(0.5, abs=0.1)
     again = torchrun.Budget(steps=10**9, max_seconds=10)
-    again.set_state(timed.state())
+    again.load_state_dict(timed.state_dict())
     assert (again.step, again.used) == (1, timed.used)
     assert again.seconds >= 4
+    assert again.reserve == 2
+    again.restart(0)    # a clock that is behind takes nothing back
+    again.advance()
+    assert again.used == timed.used
     again.restart(100)
     again.advance()
     assert again.used == 1

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import os
 import sys
+import time
 from collections import Counter, OrderedDict
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Callable, Collection, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple, TypeVar
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Callable, Collection, Dict, Iterable, Ite
 from ymir_exc import _files
 from ymir_exc._version import __version__
 from ymir_exc.env import is_main_rank
-from ymir_exc.errors import ArgumentError, OutOfMemoryError, WeightsError
+from ymir_exc.errors import ArgumentError, OutOfMemoryError, WeightsError, one_line
 
 if TYPE_CHECKING:
     import torch
@@ -171,8 +172,8 @@ def prefetch(batches: Iterable[_Batch], device: torch.device) -> Iterator[_Batch
 
 def _on_device(value: Any, device: torch.device) -> Any:
     import torch
-    if isinstance(value, torch.Tensor):
-        ready = value.pin_memory() if device.type == "cuda" and value.device.type == "cpu" else value
+    if isinstance(value, (torch.Tensor, torch.nn.utils.rnn.PackedSequence)):
+        ready: Any = value.pin_memory() if device.type == "cuda" and value.data.device.type == "cpu" else value
         return ready.to(device, non_blocking=True)
     if isinstance(value, Mapping):
         return {key: _on_device(one, device) for key, one in value.items()}
@@ -206,50 +207,80 @@ def out_of_memory_explained(device: torch.device, **settings: Any) -> Iterator[N
 class KeptTraining:
     """What a training needs to go on when its container is started again over the same output folder: after a stop, a kill, a reboot.
 
-        kept = KeptTraining(cfg, settings=parameters.model_dump())
-        if state := kept.load():
-            model.load_state_dict(state["model"])
+        kept = KeptTraining(cfg, parameters.model_dump(), model=model, optimiser=optimiser, budget=budget)
+        if state := kept.load():    # model, optimiser and budget are as they were then
+            step = state["step"]
         ...
-        kept.save(model=model.state_dict(), step=step)    # now and then, and when monitor.should_stop() is true
+        if kept.is_due() or monitor.should_stop():
+            kept.save(step=step)
         ...
         kept.remove()    # at the end
 
     Args:
         cfg: What `util.get_merged_config()` returned.
         settings: What must be the same for a training to be gone on with: plain values, lists and dicts. The task and its classes are too.
+        parts: What has `state_dict()` and `load_state_dict()`: models, optimisers, schedules, a `torchrun.Budget`.
 
     Raises:
         ArgumentError: The settings are of a type that `save_weights` refuses too.
     """
 
-    def __init__(self, cfg: edict, settings: Any = None) -> None:
+    def __init__(self, cfg: edict, settings: Any = None, **parts: Any) -> None:
         self.path = os.path.join(cfg.ymir.output.root_dir, ".ymir-training.pt")
         names = [str(name) for name in cfg.param.get("class_names") or []]
+        self._kept_at = time.monotonic()
+        self._parts = parts
         self._same = _plain({"task_id": cfg.ymir.task_id, "class_names": names, "settings": settings})
 
     def save(self, **state: Any) -> None:
-        """Keep this, in the place of what was kept before; rank 0 does, the others return at once. Text, numbers, tensors, lists, dicts.
+        """Keep the parts and this, in the place of what was kept before; rank 0 does, the others return at once.
+
+        Args:
+            state: Text, numbers, tensors, lists and dicts.
 
         Raises:
             ArgumentError: As `save_weights`.
             StorageError: It cannot be written; what was kept before stays.
         """
+        self._kept_at = time.monotonic()
         if is_main_rank():
-            _save(self.path, {"same": self._same, "state": _plain(state)})
+            parts = {name: part.state_dict() for name, part in self._parts.items()}
+            _save(self.path, {"same": self._same, "parts": _plain(parts), "state": _plain(state)})
+
+    def is_due(self, seconds: float = 300.0) -> bool:
+        """Whether so much time has passed since something was kept, or since this object was made, that it is time again."""
+        return time.monotonic() - self._kept_at >= seconds
 
     def load(self) -> Optional[Dict[str, Any]]:
-        """What `save` was given last, tensors on the CPU; None when there is nothing, or another training's: then the log says so."""
+        """Put the parts back into the state that was kept last.
+
+        Returns:
+            What `save` was given, tensors on the CPU; None when there is nothing, or another training's, or one of another model: then the
+            parts are as they were, and the log says why.
+        """
         if not os.path.exists(self.path):
             return None
         try:
             content = _load(self.path)
-            if content["same"] == self._same:
+            if content["same"] == self._same and content["parts"].keys() == self._parts.keys():
+                self._restore(content["parts"])
                 return dict(content["state"])
             reason = "it is of a task with other settings"
-        except (WeightsError, KeyError, TypeError) as e:
+        except (WeightsError, KeyError, TypeError, AttributeError) as e:
             reason = str(e)
         logging.getLogger(__name__).warning("the training begins anew: %s cannot be gone on with: %s", self.path, reason)
         return None
+
+    def _restore(self, states: Mapping[str, Any]) -> None:
+        import copy
+        before = {name: copy.deepcopy(part.state_dict()) for name, part in self._parts.items()}
+        try:
+            for name, part in self._parts.items():
+                part.load_state_dict(states[name])
+        except Exception as e:    # of a model that is another one by now, each part has its own way to say so
+            for other, was in before.items():
+                self._parts[other].load_state_dict(was)
+            raise WeightsError(f"{name}: {one_line(str(e))}") from e
 
     def remove(self) -> None:
         """At the end of a training that came to its end."""

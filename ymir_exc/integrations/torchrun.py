@@ -76,6 +76,9 @@ _LOGGERS = ("torch.distributed.elastic", "torch.distributed.launcher")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """Of malloc.h."""
 
+_PR_SET_PDEATHSIG = 1
+"""Of linux/prctl.h."""
+
 _BY_ITSELF = (signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
 """Signals that end a rank whatever the others do; SIGABRT may be NCCL's answer to a lost peer."""
 
@@ -130,6 +133,8 @@ def processes(count: Union[int, Callable[[edict], int]]) -> Callable[[edict], bo
             tune_cpu()
         number = int(count(cfg) if callable(count) else count)
         is_rank = os.environ.get("RANK", "").strip() not in ("", "-1")
+        if is_rank and FAILURES_VARIABLE in os.environ:
+            _end_with_parent()
         if number < 2 or is_rank or smoke.is_wanted(cfg):
             return False
         _check_gpus(util.get_gpu_ids(cfg))
@@ -137,6 +142,12 @@ def processes(count: Union[int, Callable[[edict], int]]) -> Callable[[edict], bo
         return True
 
     return launcher
+
+
+def _end_with_parent() -> None:
+    """Have this rank asked to stop when the process that started it is killed, which could not end it any more."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 def tune_cpu() -> None:
@@ -557,16 +568,16 @@ class Budget:
         """A step is done. All ranks of a `process_group` have to say so equally often."""
         self.step += 1
         by_time = self.seconds / max(self.max_seconds - self.reserve, 1e-3) if self.max_seconds else 0.0
-        self.used = of_rank_0(min(1.0, max(self.step / max(self.steps, 1), by_time)))
+        self.used = of_rank_0(min(1.0, max(self.used, self.step / max(self.steps, 1), by_time)))
 
-    def state(self) -> List[float]:
-        """What `set_state` takes, when a training goes on."""
-        return [self.step, self.used, self.seconds]
+    def state_dict(self) -> Dict[str, float]:
+        """What `load_state_dict` takes, when a training goes on."""
+        return {"step": self.step, "used": self.used, "seconds": self.seconds, "reserve": self.reserve}
 
-    def set_state(self, state: Sequence[float]) -> None:
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
         """Go on from there."""
-        self.step, self.used = int(state[0]), state[1]
-        self.restart(state[2])
+        self.step, self.used, self.reserve = int(state["step"]), state["used"], state["reserve"]
+        self.restart(state["seconds"])
 
 
 def mixed_precision(device: torch.device) -> torch.autocast:

@@ -103,7 +103,7 @@ def hybrid(scores: ArrayLike, embeddings: ArrayLike, budget: int, factor: float 
     vectors = as_array(embeddings, "embeddings")
     if vectors.shape[:1] != uncertain.shape:
         raise ArgumentError(f"there are {len(uncertain)} scores, and embeddings of the shape {vectors.shape}")
-    if not factor >= 1:
+    if not 1 <= factor < math.inf:
         raise ArgumentError(f"factor is {factor}; it should be at least 1")
     pool = _highest(uncertain, factor * whole(budget, "budget", 0))
     among = k_center(vectors[pool], budget, labelled, 0 if len(pool) else None)

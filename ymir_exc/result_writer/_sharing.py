@@ -1,10 +1,11 @@
 """What the writers have in common whose images may be shared among processes; `ymir_exc.sharding` does the sharing."""
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from types import TracebackType
-from typing import Any, Iterable, List, Optional, Protocol, Sequence, Tuple, Type
+from typing import Any, ContextManager, Iterable, List, Optional, Protocol, Sequence, Tuple, Type
 
 _log = logging.getLogger(__name__)
 _NAMES_SHOWN = 3
@@ -18,6 +19,9 @@ class Share(Protocol):
 
     def put(self, column: int, path: Any, value: Any) -> None:
         """Take the result of an image."""
+
+    def skipping(self) -> ContextManager[None]:
+        """What is put within it is of an image that is skipped."""
 
     def parts(self, column: int) -> Iterable[Part]:
         """At the end, when this share has all its results: the parts of all shares, for the process that writes the file."""
@@ -59,11 +63,15 @@ class Sharing:
     def skip(self, path: str) -> None:
         """Say that an image has no result because it cannot be used: no objects, no line of the ranking. How many they are, and the first
         of them, is in the log at the end of the block.
+
+        Raises:
+            ImageError: They are more than the `max_skipped_ratio` of `sharding.candidates` allows.
         """
-        self._skip(path)
-        self.skipped += 1
-        if len(self._skipped) < _NAMES_SHOWN:
-            self._skipped.append(os.fsdecode(path))
+        with contextlib.nullcontext() if self._share is None else self._share.skipping():
+            self._skip(path)
+            self.skipped += 1
+            if len(self._skipped) < _NAMES_SHOWN:
+                self._skipped.append(os.fsdecode(path))
 
     def _skip(self, path: str) -> None:
         raise NotImplementedError

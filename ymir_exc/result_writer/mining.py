@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from math import isfinite
-from typing import IO, TYPE_CHECKING, Any, Iterable, Iterator, List, Optional, Sequence, Tuple
+from typing import IO, TYPE_CHECKING, Any, Callable, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 from ymir_exc import _files
 from ymir_exc.env import current_env, is_main_rank
@@ -69,9 +69,18 @@ class MiningResultWriter(OneBlock, Sharing):
     Scores of 32-bit floats are written with the nine digits that tell each of them, all others in full. An image that is added twice
     stands in the ranking twice: to know all paths would take several times the memory.
 
+    An algorithm that compares images with each other, such as core-set, has to see all of them, also those of other processes:
+
+        scorer = mining.scorer("core_set")
+        with MiningResultWriter(rank=lambda scores, embeddings: scorer.rank(scores, embeddings, budget).scores) as ranking:
+            for path in sharding.candidates(ranking):
+                ranking.add(path, score, embedding)
+
     Args:
         rows_in_memory: More rows than this are put into a temporary file beside the result; then a row takes some thirty bytes of memory,
             whatever its path.
+        rank: Called at the end with the scores (N,) and embeddings (N, D), 32-bit floats, of all images in the order of the candidates or
+            as they were added; returns the scores (N,) to rank them by. Embeddings are in memory then, twice for a moment.
 
     Raises:
         ArgumentError: `rows_in_memory` is no positive number.
@@ -82,8 +91,11 @@ class MiningResultWriter(OneBlock, Sharing):
 
     task = "mining"
 
-    def __init__(self, rows_in_memory: int = 500_000) -> None:
+    def __init__(self, rows_in_memory: int = 500_000, *, rank: Optional[Callable[[Any, Any], Any]] = None) -> None:
         super().__init__()
+        self._rank = rank
+        self._together: List[Tuple[List[str], List[Any], np.ndarray[Any, Any]]] = []    # for it: paths, scores, embeddings
+        self._dimensions: Optional[int] = None
         self._limit = to_float(rows_in_memory) or 0.0
         if not self._limit >= 1:
             raise ArgumentError(f"rows_in_memory is {rows_in_memory!r:.80}: must be 1 or more")
@@ -103,17 +115,21 @@ class MiningResultWriter(OneBlock, Sharing):
         try:
             if error is None:
                 for paths, content in parts:
-                    self._take(paths, json.loads(content))
+                    self._take(paths, content)
                 if self._is_main:
+                    self._rank_together()
                     self._finish()
         finally:
             self._is_inside = False
-            self._paths, self._batches, self._scores = [], [], []
+            self._paths, self._batches, self._scores, self._together = [], [], [], []
             if self._packed is not None:
                 self._packed.close()
 
-    def add(self, path: str, score: float) -> None:
-        """Add one image."""
+    def add(self, path: str, score: float, embedding: Any = None) -> None:
+        """Add one image; where all are ranked together, with its embedding (D,)."""
+        if embedding is not None or self._rank is not None:
+            self.add_batch([path], [score], None if embedding is None else [embedding])
+            return
         if self._share is None:
             if self._is_inside and self._is_main and type(score) is float and isfinite(score) and type(path) is str and path.isascii() \
                     and not ("\t" in path or "\n" in path or "\r" in path or "\0" in path):
@@ -129,18 +145,20 @@ class MiningResultWriter(OneBlock, Sharing):
             return
         self.add_batch([path], [score])
 
-    def add_batch(self, paths: Sequence[str], scores: Any) -> None:
+    def add_batch(self, paths: Sequence[str], scores: Any, embeddings: Any = None) -> None:
         """Add some images.
 
         Args:
             paths: Their paths.
             scores: `(N,)`, or `(N, 1)`: a list, an array or a tensor.
+            embeddings: `(N, D)`, where all are ranked together.
         """
         self._check_inside()
         paths = paths if isinstance(paths, list) else _listed("paths", paths)
         values = scores if isinstance(scores, list) else _listed("mining scores", scores)
         if len(values) != len(paths):
             raise ResultError(f"{len(paths)} images and {len(values)} mining scores")
+        vectors = self._checked_embeddings(embeddings, len(paths))
         if self._is_main or self._share is not None:
             numbers = values if _are_finite(scores) else _checked(paths, values)
             if is_single(scores):
@@ -148,11 +166,46 @@ class MiningResultWriter(OneBlock, Sharing):
             elif numbers is not values:
                 numbers = [float(f"{number:.9g}") if is_single(value) else number for value, number in zip(values, numbers)]
             if self._share is not None:
-                for path, number in zip(map(as_path, paths), numbers):
+                for path, number in zip(map(as_path, paths), numbers if vectors is None else zip(numbers, map(bytes, vectors))):
                     self._share.put(self._column, path, number)
+            elif vectors is not None:
+                _encoded(paths)
+                self._together.append((list(map(as_path, paths)), list(numbers), vectors))
             else:
                 self._keep(paths, numbers)
         self.count += len(values)
+
+    def _checked_embeddings(self, embeddings: Any, count: int) -> Optional[np.ndarray[Any, Any]]:
+        """(count, D) of 32-bit floats; None where there is nothing to rank together."""
+        if self._rank is None:
+            if embeddings is not None:
+                raise ArgumentError("this MiningResultWriter has no use for embeddings", hint="give it a function as rank=")
+            return None
+        import numpy as np
+        try:
+            vectors = np.array(list(map(as_list, embeddings)) if isinstance(embeddings, list) else as_list(embeddings), np.float32)
+        except (TypeError, ValueError) as e:
+            raise ResultError(f"embeddings must be numbers (N, D), all of one length: {e}") from None
+        if vectors.ndim != 2 or len(vectors) != count or vectors.shape[1] != (self._dimensions or vectors.shape[1]):
+            raise ResultError(f"embeddings must be ({count}, {self._dimensions or 'D'}), are {vectors.shape}")
+        if not np.isfinite(vectors).all():
+            raise ResultError("an embedding holds NaN or infinite values")
+        self._dimensions = vectors.shape[1] if count else self._dimensions
+        return vectors
+
+    def _rank_together(self) -> None:
+        """Put the scores in the place of those that were added."""
+        if self._rank is None or not self._together:
+            return
+        import numpy as np
+        paths = [path for some, _, _ in self._together for path in some]
+        scores = np.array([score for _, some, _ in self._together for score in some], float)
+        embeddings = np.concatenate([vectors for _, _, vectors in self._together])
+        self._together = []
+        made = _listed("mining scores", self._rank(scores, embeddings))
+        if len(made) != len(paths):
+            raise ResultError(f"{len(paths)} images and {len(made)} mining scores of the function that ranks them")
+        self._keep(paths, _checked(paths, made))
 
     def _skip(self, path: str) -> None:
         self._check_inside()
@@ -161,17 +214,27 @@ class MiningResultWriter(OneBlock, Sharing):
 
     def _part_of(self, paths: Sequence[str], values: Sequence[Any]) -> bytes:
         _encoded(paths)    # a path that the file cannot carry is to be known before the end
+        if self._rank is not None:
+            found = [value for value in values if value is not None]
+            scores = json.dumps([None if value is None else value[0] for value in values])
+            return scores.encode("ascii") + b"\n" + b"".join(vector for _, vector in found)
         return json.dumps(values).encode("ascii") if None in values else b"[" + joined_numbers(values) + b"]"
 
-    def _take(self, paths: List[str], scores: List[Any]) -> None:
+    def _take(self, paths: List[str], content: bytes) -> None:
         """Add what a part holds."""
+        text, _, vectors = content.partition(b"\n")
+        scores = json.loads(text)
         if None in scores:
             paths = [path for path, score in zip(paths, scores) if score is not None]
             scores = [score for score in scores if score is not None]
-        self._keep(paths, scores)
+        if self._rank is None:
+            self._keep(paths, scores)
+        elif scores:
+            import numpy as np
+            self._together.append((paths, scores, np.frombuffer(vectors, np.float32).reshape(len(scores), -1)))
 
     def _identity(self) -> List[Any]:
-        return [self.task]
+        return [self.task, "together"] if self._rank is not None else [self.task]
 
     def _keep(self, paths: Sequence[str], scores: Sequence[Any]) -> None:
         chunks = (paths[start:start + _ROWS_AT_ONCE] for start in range(0, len(paths), _ROWS_AT_ONCE))

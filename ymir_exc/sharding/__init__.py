@@ -12,6 +12,7 @@ processes, leaves out the blocks that have their parts. Ranks see each other by 
 """
 from __future__ import annotations
 
+from numbers import Real
 from typing import Iterator, Optional
 
 from ymir_exc import monitor
@@ -24,7 +25,7 @@ from ymir_exc.sharding._share import OneShare
 __all__ = ["candidates", "rank_and_world_size"]
 
 
-def candidates(*writers: Sharing, block_size: Optional[int] = None, order: str = "tmi") -> Iterator[str]:
+def candidates(*writers: Sharing, block_size: Optional[int] = None, order: str = "tmi", max_skipped_ratio: float = 1.0) -> Iterator[str]:
     """This process's share of the candidate list, without what an earlier start has done; progress is reported as results come.
 
         with MiningResultWriter() as ranking, InferResultWriter(class_names) as results:
@@ -41,6 +42,8 @@ def candidates(*writers: Sharing, block_size: Optional[int] = None, order: str =
         block_size: Images in a block: so many does a kill cost each process, at most, if results come in order. By default 500, fewer of
             a list of less than 128,000. Another one than that of an earlier start has all done again.
         order: 'tmi' (mining first) or 'tim' (inference first), for containers that do one after the other.
+        max_skipped_ratio: Fraction of all candidates that may be skipped, 0..1; one always may, unless it is all of them. Those that other
+            processes or earlier starts have skipped count too; an image counts once, in how many writers ever.
 
     Returns:
         An iterator of paths.
@@ -51,7 +54,9 @@ def candidates(*writers: Sharing, block_size: Optional[int] = None, order: str =
         ResultError: Two candidates have one name. When a result is added: it is the second one of its image, or the image is of another
             share. At the end: an image has no result.
         ProgramError: At the end, on rank 0: another rank failed or is gone; it has the reason and the return code.
-        DatasetError: As `dataset_reader.item_paths`.
+        ImageError: Too many images were skipped: of this process as soon as they are, of all processes together at the end, on rank 0. No
+            result is written; the next start tries these images again.
+        DatasetError: As `dataset_reader.item_paths`; or the list got longer or shorter meanwhile, and no result is written.
         StorageError: A part cannot be written; the earlier ones stay.
         ConfigError: RANK and WORLD_SIZE do not fit together.
     """
@@ -60,7 +65,9 @@ def candidates(*writers: Sharing, block_size: Optional[int] = None, order: str =
         raise ArgumentError(f"candidates() wants a MiningResultWriter, an InferResultWriter or both, not {writers!r:.200}")
     if block_size is not None and (not isinstance(block_size, int) or block_size < 1):
         raise ArgumentError(f"block_size is {block_size!r}: a number of images is wanted")
+    if not isinstance(max_skipped_ratio, Real) or not 0 <= max_skipped_ratio <= 1:
+        raise ArgumentError(f"max_skipped_ratio is {max_skipped_ratio!r:.80}: a fraction is wanted, 0..1")
     if any(writer._share is not None for writer in writers):
         raise ArgumentError("a writer has its candidates already", hint="call candidates() once in each with-block")
     monitor.task_percent(current_env(), tasks[0], 0.0, order)    # refuses an unknown order
-    return OneShare(writers, block_size, order).paths()
+    return OneShare(writers, block_size, order, float(max_skipped_ratio)).paths()

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import zlib
-from typing import AbstractSet, Any, List, Optional, Sequence, Set
+from typing import AbstractSet, Any, List, NamedTuple, Optional, Sequence, Set
 
 from ymir_exc import _files, dataset_reader
 from ymir_exc.env import DatasetType, current_env
@@ -16,8 +16,20 @@ from ymir_exc.sharding._ranks import is_held
 _log = logging.getLogger(__name__)
 
 _FOLDER = ".ymir-parts"
-_MAGIC = b"ymir-part-1"
+_MAGIC = b"ymir-part-2"
 _ENDS_BYTES = 1 << 16
+
+
+class Kept(NamedTuple):
+    """What a part holds.
+
+    Attributes:
+        skipped: How many of its images were skipped.
+        sections: What each writer made of them.
+    """
+
+    skipped: int
+    sections: List[bytes]
 
 
 class Parts:
@@ -25,7 +37,8 @@ class Parts:
 
     Its name tells the task, the index, config.yaml, the weights and the writers: parts of others are never taken for ours. In it lie:
 
-        00000012.part   the results of block 12: a line with a checksum and sizes, then what each writer made of them
+        00000012.part   the results of block 12: a line with a checksum, how many were skipped and sizes, then what
+                        each writer made of them
         rank-1          how far rank 1 is, see `Record`
         finished-1      the result stands: for rank 1, should it be so late that it would begin anew
 
@@ -53,30 +66,36 @@ class Parts:
         names = (name.partition(".") for name in _listed(self.folder))
         return {int(name) for name, _, kind in names if kind == "part" and name.isdigit()}
 
-    def write(self, number: int, paths: Sequence[str], sections: Sequence[bytes]) -> None:
+    def stamp(self, number: int) -> List[int]:
+        """Another one when the part has been written again; empty where there is none."""
+        return _stamp(self.part(number))
+
+    def write(self, number: int, paths: Sequence[str], kept: Kept) -> None:
         """Make a part.
 
         Raises:
             StorageError: It cannot be written.
         """
-        body = b"".join(sections)
-        fields = [_MAGIC, _checksum(paths, body), *(b"%d" % len(section) for section in sections)]
+        body = b"".join(kept.sections)
+        numbers = [b"%d" % value for value in (kept.skipped, *map(len, kept.sections))]
+        fields = [_MAGIC, _checksum(paths, numbers, body), *numbers]
         # Not flushed to the disk: a part that a power cut has spoilt is told by its checksum, and made again.
         _files.write_bytes(self.part(number), b" ".join(fields) + b"\n" + body, sync=False)
 
-    def read(self, number: int, paths: Sequence[str]) -> Optional[List[bytes]]:
-        """What each writer made of a block; None when there is no part of these very paths, or a spoilt one."""
+    def read(self, number: int, paths: Sequence[str]) -> Optional[Kept]:
+        """The part of a block; None when there is none of these very paths, or a spoilt one."""
         try:
             with open(self.part(number), "rb") as f:
-                magic, checksum, *sizes = [*f.readline(1 << 10).split(), b"", b""]
+                magic, checksum, *numbers = [*f.readline(1 << 10).split(), b"", b""]
                 body = f.read()
         except OSError:
             return None
-        lengths = [int(size) for size in sizes if size.isdigit()]
-        if magic != _MAGIC or checksum != _checksum(paths, body) or sum(lengths) != len(body):
+        numbers = [value for value in numbers if value.isdigit()]
+        if magic != _MAGIC or checksum != _checksum(paths, numbers, body):
             return None
+        skipped, *lengths = map(int, numbers)
         ends = [sum(lengths[:n]) for n in range(len(lengths) + 1)]
-        return [body[start:end] for start, end in zip(ends, ends[1:])]
+        return Kept(skipped, [body[start:end] for start, end in zip(ends, ends[1:])])
 
     def remove(self, names: Optional[AbstractSet[str]] = None, *, but: AbstractSet[int] = frozenset()) -> None:
         """Remove files, and the folders that are then empty.
@@ -147,8 +166,9 @@ def digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content).encode("ascii")).hexdigest()[:16]
 
 
-def _checksum(paths: Sequence[str], body: bytes) -> bytes:
-    return b"%08x" % zlib.crc32(body, zlib.crc32("\n".join(paths).encode("utf-8", "surrogateescape")))
+def _checksum(paths: Sequence[str], numbers: Sequence[bytes], body: bytes) -> bytes:
+    head = "\n".join(paths).encode("utf-8", "surrogateescape") + b"\n" + b" ".join(numbers)
+    return b"%08x" % zlib.crc32(body, zlib.crc32(head))
 
 
 def _listed(folder: str) -> List[str]:

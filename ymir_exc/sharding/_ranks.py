@@ -4,6 +4,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import os
 import time
 from typing import NamedTuple, Optional, Tuple
@@ -12,6 +13,7 @@ from ymir_exc import _files
 from ymir_exc.errors import ConfigError, ProgramError
 
 _RECORD_BYTES = 4096
+_MOST_BYTES_OF_CHARACTER = 12    # two escapes of JSON
 _HANDOVER_SECONDS = 2.0    # a process that was killed a moment ago may still be ending
 
 
@@ -108,8 +110,14 @@ class Record:
             self._fd = -1
 
 
-def _text(*values: object) -> bytes:
-    return json.dumps(values).ljust(_RECORD_BYTES - 1).encode("ascii") + b"\n"
+def _text(done: int, code: int, reason: str, is_stop: bool, has_begun: bool) -> bytes:
+    """A record, always of one size: of a reason that is too long, the beginning."""
+    while True:
+        text = json.dumps([done, code, reason, is_stop, has_begun])
+        excess = len(text) - (_RECORD_BYTES - 1)
+        if excess <= 0:
+            return text.ljust(_RECORD_BYTES - 1).encode("ascii") + b"\n"
+        reason = reason[:-math.ceil(excess / _MOST_BYTES_OF_CHARACTER)]
 
 
 def told(path: str) -> Optional[Told]:

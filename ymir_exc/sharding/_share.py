@@ -17,9 +17,9 @@ from ymir_exc import dataset_reader, monitor
 from ymir_exc._files import write_bytes
 from ymir_exc.code import ExecutorReturnCode as RC
 from ymir_exc.env import DatasetType, current_env
-from ymir_exc.errors import ProgramError, ResultError, Stopped, StorageError, classify
+from ymir_exc.errors import DatasetError, ImageError, ProgramError, ResultError, Stopped, StorageError, classify
 from ymir_exc.result_writer._sharing import Part, Sharing
-from ymir_exc.sharding._parts import Parts, digest, task_key
+from ymir_exc.sharding._parts import Kept, Parts, digest, task_key
 from ymir_exc.sharding._ranks import Record, Told, process_start, rank_and_world_size, told
 
 _log = logging.getLogger(__name__)
@@ -31,6 +31,7 @@ _LONGEST_POLL_SECONDS = 0.5
 _SAY_SECONDS = 60.0
 _WORTH_NUMPY = 20_000
 _NAMES_SHOWN = 3
+_ROUNDING = 1e-6    # 29 of 100 are no more than 0.29
 _NOTHING = object()
 
 _rounds: Dict[str, int] = {}
@@ -44,18 +45,20 @@ class _Block:
     Attributes:
         columns: For each writer the results, in the order of the paths.
         left: How many results are missing.
+        skipped: The rows of images that were skipped.
     """
 
     def __init__(self, number: int, paths: List[str], writers: int) -> None:
         self.number, self.paths = number, paths
         self.columns: List[List[Any]] = [[_NOTHING] * len(paths) for _ in range(writers)]
         self.left = writers * len(paths)
+        self.skipped: Set[int] = set()
 
 
 class OneShare:
     """See `candidates`; `Share` is what the writers know of it."""
 
-    def __init__(self, writers: Sequence[Sharing], block_size: Optional[int], order: str) -> None:
+    def __init__(self, writers: Sequence[Sharing], block_size: Optional[int], order: str, max_skipped_ratio: float) -> None:
         # A number has always the same text only where the same function makes it, whatever this process wrote before.
         import pydantic_core    # noqa: F401, I001
         self._rank, self._world_size = rank_and_world_size()
@@ -64,6 +67,10 @@ class OneShare:
         self._total = dataset_reader.items_count(DatasetType.CANDIDATE)
         self._size = block_size or min(_MOST_IN_BLOCK, max(1, math.ceil(self._total / _LEAST_BLOCKS)))
         self._block_count = math.ceil(self._total / self._size)
+        self._max_skipped_ratio = max_skipped_ratio
+        self._skipped = 0    # images of this share, by this start or an earlier one
+        self._with_skipped: Set[int] = set()    # the committed blocks that they are in
+        self._is_skipping = False
         task = task_key()
         self._name = f"{task}-{digest([self._size, [writer._identity() for writer in writers]])}"
         self._parts = Parts(task, f"{self._name}-{_rounds.get(self._name, 0)}")
@@ -78,6 +85,7 @@ class OneShare:
         self._is_complete = False
         self._done: Dict[int, int] = {}    # images, of each rank
         self._seen_alive: Set[int] = set()
+        self._checked: Dict[int, Tuple[bool, List[int]]] = {}    # parts of other shares: whether they can be read, and when they were
         try:
             self._begin()
         except BaseException as e:
@@ -95,8 +103,12 @@ class OneShare:
         keys, is_infer = array("q"), any(writer.task == "infer" for writer in self._writers)
         for number, paths in self._blocks():
             keys.extend(map(hash, _names(paths) if is_infer else paths))
-            if number in present and number % self._world_size == self._rank and self._parts.read(number, paths) is not None:
+            kept = self._parts.read(number, paths) if number in present and number % self._world_size == self._rank else None
+            if kept is not None:
                 self._committed.add(number)
+                self._count_skipped(number, kept.skipped)
+        if self._are_too_many(self._skipped):    # it was killed before it said so, or more were allowed then
+            self._try_again(self._with_skipped)
         self._refuse_doubles(_doubled(keys), is_infer)
         self._earlier = set(self._committed)
         for rank in range(self._world_size):
@@ -151,10 +163,19 @@ class OneShare:
                 yield number, paths
 
     def _blocks(self) -> Iterator[Tuple[int, List[str]]]:
-        """The whole list, cut."""
+        """The whole list, cut.
+
+        Raises:
+            DatasetError: It is not as long as it was.
+        """
         paths = map(itemgetter(0), dataset_reader.item_paths(DatasetType.CANDIDATE))
         for number in count():
             block = list(islice(paths, self._size))
+            before = number * self._size
+            if len(block) != max(0, min(self._size, self._total - before)):
+                now = f"ends after {before + len(block)}" if before + len(block) < self._total else "has more"
+                raise DatasetError(f"{dataset_reader.index_file(DatasetType.CANDIDATE)} changed while the program ran: it had "
+                                   f"{self._total} images at the beginning, and now {now}", hint="start again, and let nothing write it")
             if not block:
                 return
             yield number, block
@@ -177,12 +198,52 @@ class OneShare:
             if results[row] is not _NOTHING:
                 raise ResultError(f"{path!r} was added before: a candidate has one result")
             results[row] = value
+            if self._is_skipping and row not in block.skipped:
+                block.skipped.add(row)
+                self._skipped += 1
             block.left -= 1
             if not block.left:
                 self._commit(block)
             self._puts += 1
         if time.monotonic() >= self._next_tick:
             self._tick()
+
+    @contextlib.contextmanager
+    def skipping(self) -> Iterator[None]:
+        """What is put within it is of an image that is skipped."""
+        with self._lock:    # so that no other thread's results are taken for skipped ones
+            self._is_skipping = True
+            try:
+                yield
+            finally:
+                self._is_skipping = False
+            self._refuse_skipped(self._skipped, self._with_skipped)
+
+    def _count_skipped(self, number: int, skipped: int) -> None:
+        if skipped:
+            self._skipped += skipped
+            self._with_skipped.add(number)
+
+    def _are_too_many(self, skipped: int) -> bool:
+        allowed = math.floor(self._max_skipped_ratio * self._total + _ROUNDING)
+        if self._max_skipped_ratio < 1:
+            allowed = min(max(allowed, 1), self._total - 1)
+        return bool(self._total) and skipped > allowed
+
+    def _refuse_skipped(self, skipped: int, blocks: Set[int]) -> None:
+        """Raise when so many may not be skipped. The next start tries them again: a disk that was missing may be back."""
+        if self._are_too_many(skipped):
+            self._try_again(blocks)
+            raise ImageError(f"{skipped} of {self._total} images cannot be used, more than the fraction of {self._max_skipped_ratio:g} "
+                             "that is allowed", hint="repair the dataset, or allow more of them")
+
+    def _try_again(self, blocks: Set[int]) -> None:
+        """Forget the results of blocks with images that were skipped."""
+        for number in blocks:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._parts.part(number))
+        self._committed -= blocks
+        self._skipped, self._with_skipped = 0, set()
 
     def _refuse(self, path: str) -> NoReturn:
         """Say what is wrong with a path that no block at work holds."""
@@ -201,8 +262,10 @@ class OneShare:
     def _commit(self, block: _Block) -> None:
         """Make a block's results a part."""
         sections = [writer._part_of(block.paths, column) for writer, column in zip(self._writers, block.columns)]
-        self._parts.write(block.number, block.paths, sections)
+        self._parts.write(block.number, block.paths, Kept(len(block.skipped), sections))
         self._committed.add(block.number)
+        if block.skipped:
+            self._with_skipped.add(block.number)
         del self._open[block.number]
         for path in block.paths:
             del self._places[path]
@@ -250,11 +313,16 @@ class OneShare:
         with self._lock:
             if not self._is_complete:
                 self._complete()
+        skipped = 0
+        blocks: Set[int] = set()
         for number, paths in self._blocks() if self._rank == 0 else ():
-            sections = self._parts.read(number, paths)
-            if sections is None:
+            kept = self._parts.read(number, paths)
+            if kept is None:
                 raise StorageError(f"{self._parts.part(number)} is spoilt, or not of this list", hint="start again: only this part is lost")
-            yield paths, sections[column]
+            skipped += kept.skipped
+            blocks.update({number} if kept.skipped else ())
+            yield paths, kept.sections[column]
+        self._refuse_skipped(skipped, blocks)    # the writer has not published anything yet
 
     def _complete(self) -> None:
         for block in [block for block in self._open.values() if not block.left]:
@@ -284,11 +352,26 @@ class OneShare:
                 return
             if time.monotonic() - said > _SAY_SECONDS:
                 said = time.monotonic()
-                _log.warning("waiting for the results of rank %s", ", ".join(map(str, sorted(awaited))))
+                self._say(sorted(awaited))
             time.sleep(pause)
             pause = min(1.5 * pause, _LONGEST_POLL_SECONDS)
             if time.monotonic() >= self._next_tick:
                 self._tick()
+
+    def _say(self, awaited: Sequence[int]) -> None:
+        """Which ranks are awaited, and what to do about those that may never come."""
+        at_work, unseen = [], []
+        for rank in awaited:
+            found = self._told(rank)
+            if found is not None and self._is_news(rank, found):
+                at_work.append(f"{rank} ({found.done} of {self._lines(range(self._block_count), rank)} images are done)")
+            else:
+                unseen.append(str(rank))
+        if at_work:
+            _log.warning("waiting for the results of rank %s", ", ".join(at_work))
+        if unseen:
+            _log.warning("%s not begun: perhaps a model is being loaded there; if its process has ended, end this one too; a launcher such "
+                         "as torchrun does", f"rank {unseen[0]} has" if len(unseen) == 1 else f"ranks {', '.join(unseen)} have")
 
     def _has_delivered(self, rank: int) -> bool:
         """Whether all parts of a rank are there.
@@ -304,7 +387,10 @@ class OneShare:
         else:
             found = None
         present = self._parts.present()    # looked for after the rank was, so that none is missed that it wrote last
-        missing = [number for number in range(rank, self._block_count, self._world_size) if number not in present]
+        numbers = range(rank, self._block_count, self._world_size)
+        missing = [number for number in numbers if number not in present]
+        if not missing and (found is None or found.done < self._lines(numbers, rank)):
+            missing = self._spoilt(numbers)    # it has not looked at them itself, or has not mended them
         if missing and found is not None and found.reason:
             if found.is_stop or monitor.should_stop():
                 raise _stopped()
@@ -314,6 +400,20 @@ class OneShare:
             raise _failure(f"rank {rank} is gone without the results of {self._lines(missing, rank)} candidates, the first of which is "
                            f"{first!r}: it was killed, or ended within its with-block")
         return not missing
+
+    def _spoilt(self, numbers: Sequence[int]) -> List[int]:
+        """Those parts that cannot be read; each is read once as long as it stays as it is."""
+        unsure = {}
+        for number in numbers:
+            is_good, stamp = self._checked.get(number, (False, None))
+            if not is_good:
+                now = self._parts.stamp(number)
+                if stamp != now:
+                    unsure[number] = now
+        for number, paths in self._blocks() if unsure else ():
+            if number in unsure:
+                self._checked[number] = self._parts.read(number, paths) is not None, unsure[number]
+        return [number for number in numbers if not self._checked[number][0]]
 
     def written(self, column: int) -> None:    # noqa: ARG002 - they end one after the other
         """The result file of a writer stands; after that of the last one the parts are removed."""
