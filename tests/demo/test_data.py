@@ -1,10 +1,14 @@
 """Index files, annotations and images as the detector sees them."""
 from __future__ import annotations
 
+import threading
+
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader
 
+import data
 from data import DetectionDataset, collate, read_truths
 from loss import detection_loss
 from model import Detector, centres
@@ -107,3 +111,16 @@ def test_a_small_budget_caches_less(platform):
     dataset = DetectionDataset(read_truths(DatasetType.TRAINING) * 30, 192, cache_mb=1, broken=BrokenImages(30, 0))
     assert len(list(dataset.fill_cache())) == dataset.room == 9    # of 110,592 bytes each
     assert dataset[29].images.shape == (1, 3, 192, 192)
+
+
+def test_what_is_not_in_memory_is_decoded_by_several_threads(tmp_path, monkeypatch):
+    sample.write_sample(tmp_path, images=8, in_root=str(tmp_path / "in"))
+    monkeypatch.setattr(settings, "DEFAULT_ENV_FILE_PATH", str(tmp_path / "in/env.yaml"))
+    dataset = DetectionDataset(read_truths(DatasetType.TRAINING), 64, cache_mb=0, broken=BrokenImages(8, 0))
+    threads, original = set(), data.load_square
+    monkeypatch.setattr(data, "load_square", lambda *arguments: (threads.add(threading.get_ident()), original(*arguments))[1])
+    loader = DataLoader(dataset, 3, collate_fn=list, sampler=[4, 0, 3])
+    (batch,) = loader
+    assert threading.get_ident() not in threads
+    for sample_of_batch, index in zip(batch, (4, 0, 3)):
+        assert torch.equal(sample_of_batch.images, dataset[index].images)
