@@ -99,20 +99,24 @@ def _report(runs: Dict[str, Any], out: Path) -> None:
     result = yaml.safe_load((training.output / "models/result.yaml").read_text(encoding="utf-8"))
     stages = [[key, f"{one['mAP50']:.3f}" if "mAP50" in one else "-", f"{one['mAP']:.3f}", "best" if key == name else ""]
               for key, one in sorted(result["model_stages"].items(), key=lambda item: int(item[1]["timestamp"]))]
-    speeds = [float(number) for number in re.findall(r"(\d+) images/s", trained.log.read_text(encoding="utf-8"))]
-    speed = f", {statistics.median(speeds):.0f} images/s" if speeds else ""
-    show.table(f"Training: {trained.seconds:.0f} s{speed}", ["stage", "mAP50", "mAP", ""], stages, numbers=(1, 2))
+    show.table(f"Training: {trained.seconds:.0f} s, {_speed(trained)} images/s", ["stage", "mAP50", "mAP", ""], stages, numbers=(1, 2))
     algorithm = yaml.safe_load((inference.input / "config.yaml").read_text(encoding="utf-8")).get("mining_algorithm", "")
     show.table(f"Mining by {algorithm}: the images most worth labelling", ["", "image", "score"],
                [[str(n), Path(path).name, f"{float(score):.4f}"] for n, (path, score) in enumerate(ranking[:5], 1)], numbers=(0, 2))
     boxes: List[Any] = [box for image in detections.values() for box in image["boxes"]]
-    show.table("Inference", ["images", "detections", "seconds, with mining"],
-               [[str(len(detections)), str(len(boxes)), f"{inferred.seconds:.0f}"]], numbers=(0, 1, 2))
+    show.table("Mining and inference in one pass", ["images", "detections", "images/s", "seconds with start and end"],
+               [[str(len(detections)), str(len(boxes)), _speed(inferred), f"{inferred.seconds:.0f}"]], numbers=(0, 1, 2, 3))
     rows = [["model", str(files[0])], ["ranking", str(inference.output / "result.tsv")],
             ["detections", str(inference.output / "infer-result.json")], ["picture", str(picture)],
             ["curves", launch.quoted(["tensorboard", "--logdir", str(training.output / "tensorboard")])], ["log", str(trained.log)]]
     width = max(len(row[0]) for row in rows)
     print("\n".join(f"  {key:<{width}}  {value}" for key, value in rows))
+
+
+def _speed(run: launch.Run) -> str:
+    """What the program has said in its log, now and then or once."""
+    found = re.findall(r"(\d+) images/s", run.log.read_text(encoding="utf-8", errors="replace"))
+    return f"{statistics.median(map(int, found)):.0f}" if found else "?"
 
 
 if __name__ == "__main__":

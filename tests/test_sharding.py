@@ -238,6 +238,12 @@ def test_what_is_skipped(task, caplog):
     assert [record.getMessage() for record in caplog.records] == [said] * 2
 
 
+def test_the_log_says_how_quick_it_was(task, caplog):
+    with caplog.at_level("INFO"):
+        share(task, add)
+    assert re.search(r"43 images in \d+\.\d s: \d+ images/s", caplog.text)
+
+
 def test_skip_without_sharing(platform, caplog):
     with MiningResultWriter() as ranking, InferResultWriter(CLASSES) as results:
         ranking.skip("/a.jpg")

@@ -103,8 +103,8 @@ def per_gpu(cfg: edict) -> bool:
 def per_device(cfg: edict) -> bool:
     """A launcher for `Executor`, as `per_gpu`; without GPUs, several processes share the CPU.
 
-    Then there are as many as the hyper-parameter `cpu_processes` says, one if there is none, but not more than cores; and of mining and
-    inference, which are done before a process has started, not more than one for each thousand images and one.
+    Then there are as many as the hyper-parameter `cpu_processes` says, one if there is none, but not more than cores. For mining and
+    inference another one starts for each thousand candidates only: fewer are done before it is ready.
 
     Raises:
         ConfigError: `cpu_processes` is no number, or below 1.

@@ -83,6 +83,7 @@ class OneShare:
         self._puts = self._written = 0
         self._next_tick = 0.0
         self._is_complete = False
+        self._started = time.monotonic()
         self._done: Dict[int, int] = {}    # images, of each rank
         self._seen_alive: Set[int] = set()
         self._checked: Dict[int, Tuple[bool, List[int]]] = {}    # parts of other shares: whether they can be read, and when they were
@@ -338,6 +339,9 @@ class OneShare:
                 raise ResultError(f"{number} of the {self._total} candidates have no result in the {type(writer).__name__}: "
                                   f"{_some(number, missing + first)}", hint="add each path that candidates() returns, or skip() it")
         self._tick()
+        images, seconds = self._puts // len(self._writers), time.monotonic() - self._started
+        if images:
+            _log.info("%d images in %.1f s: %.0f images/s", images, seconds, images / max(seconds, 1e-9))
         if self._rank == 0:
             self._wait()
         self._is_complete = True
