@@ -78,6 +78,7 @@ def test_without_shared_candidates(platform, make):
 
     with MiningResultWriter(rank=rank) as ranking:
         ranking.add("a", 1, vectors[0])
+        ranking.add_batch([], [], make([]))
         ranking.add_batch(["b", "c"], [0.5, 2.0], make(vectors[1:3]))
         ranking.skip("x")
         ranking.add("d", 0.25, np.array(vectors[3]))

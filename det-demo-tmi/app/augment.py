@@ -11,15 +11,14 @@ from data import Batch
 def augment(batch: Batch, size: int) -> Batch:
     """Mirrored, turned by quarters, in squares of another size, and coloured differently; no box loses its tightness by that."""
     images, boxes, side = batch.images.clone(), batch.boxes.clone(), batch.images.shape[-1]
+    some = torch.rand(4, len(images), device=images.device) < 0.5    # for each change, which images it is done to
     mirrored = [2, 1, 0, 3], [0, 3, 2, 1]
     for axis, swap in enumerate(mirrored):    # left and right, then top and bottom
-        some, sides = _half(images), torch.zeros(4, device=boxes.device)
+        sides = torch.zeros(4, device=boxes.device)
         sides[[axis, axis + 2]] = side
-        images[some], boxes[some] = images[some].flip(3 - axis), (sides - boxes[some][..., swap]).abs()
-    some = _half(images)
-    images[some], boxes[some] = images[some].transpose(2, 3), boxes[some][..., [1, 0, 3, 2]]
-    some = _half(images)
-    images[some] = images[some][:, torch.randperm(3, device=images.device)]
+        images[some[axis]], boxes[some[axis]] = images[some[axis]].flip(3 - axis), (sides - boxes[some[axis]][..., swap]).abs()
+    images[some[2]], boxes[some[2]] = images[some[2]].transpose(2, 3), boxes[some[2]][..., [1, 0, 3, 2]]
+    images[some[3]] = images[some[3]][:, torch.randperm(3, device=images.device)]
     if size != side:
         images = images if images.device.type == "cpu" else images.float()    # only CPUs resize bytes
         images = F.interpolate(images, (size, size), mode="bilinear", antialias=True)
@@ -31,8 +30,3 @@ def _colour(images: Tensor) -> Tensor:
     gain = torch.empty(len(images), 1, 1, 1, device=images.device).uniform_(0.8, 1.2)
     shift = torch.empty(len(images), 3, 1, 1, device=images.device).uniform_(-12, 12)
     return torch.addcmul(shift + 115 * (1 - gain), images, gain)
-
-
-def _half(images: Tensor) -> Tensor:
-    """Some of them: each with a chance of one half."""
-    return torch.rand(len(images), device=images.device) < 0.5

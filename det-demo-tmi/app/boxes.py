@@ -26,7 +26,7 @@ def merge(boxes: Tensor, scores: Tensor, labels: Tensor, threshold: float) -> tu
     """Greedy class-wise non-maximum suppression, with box voting (Gidaris and Komodakis, 2015), of each image's boxes by falling score.
 
     A box goes when its IoU with a better one of its class that stays is above `threshold`. Which of `(B, K)` stay, bool, and their boxes
-    `(B, K, 4)`: each the mean of all of its class that overlap it so, the surer ones counting for far more.
+    `(B, K, 4)`: each the mean of all of its class that overlap it so, the surer ones counting for far more. A score of 0 stands for no box.
     """
     x1, y1, x2, y2 = boxes.unbind(-1)
     width = torch.minimum(x2[:, :, None], x2[:, None]).sub_(torch.maximum(x1[:, :, None], x1[:, None])).clamp_(min=0)
@@ -42,5 +42,5 @@ def merge(boxes: Tensor, scores: Tensor, labels: Tensor, threshold: float) -> tu
             break
         keep = settled
     votes.diagonal(dim1=1, dim2=2).fill_(1)
-    weights = votes * scores.clamp(min=1e-3)[:, None] ** 5
-    return keep > 0, weights @ boxes / weights.sum(-1, keepdim=True)
+    weights = votes * (scores.clamp(min=1e-3) ** 5 * (scores > 0))[:, None]
+    return (keep > 0) & (scores > 0), weights @ boxes / weights.sum(-1, keepdim=True).clamp(min=1e-20)

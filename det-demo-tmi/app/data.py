@@ -65,7 +65,7 @@ class DetectionDataset(Dataset[Optional[Batch]]):
         return Batch(*(torch.from_numpy(part)[None] for part in parts))
 
     def __getitems__(self, indices: Sequence[int]) -> list[Batch | None]:
-        return list((map if max(indices) < len(self._cached) else self.pool.map)(self.__getitem__, indices))    # so DataLoader asks
+        return list((map if max(indices) < len(self._cached) else self.pool.map)(self.__getitem__, indices))    # a batch's
 
     def fill_cache(self) -> Iterator[Batch | None]:
         """Decode the first `room` images in advance."""

@@ -11,6 +11,7 @@ import hyper
 from predict import Seen, predict
 from ymir_exc import errors, mining, sharding, util
 from ymir_exc.integrations import torchrun
+from ymir_exc.integrations.torch import out_of_memory_explained
 from ymir_exc.result_writer import InferResultWriter, MiningResultWriter
 
 MOST_CHOSEN = 1000    # images that are chosen one after the other, where an algorithm does that
@@ -28,7 +29,8 @@ def examine(cfg: EasyDict) -> None:
     if names != known:
         raise errors.ConfigError(f"{cfg.ymir.input.config_file}: class_names are {names}, the model was trained for {known}")
     together = (lambda scores, embeddings: scorer.rank(scores, embeddings, MOST_CHOSEN).scores) if scorer.rank else None
-    with contextlib.ExitStack() as stack:
+    device = torchrun.device(cfg)
+    with contextlib.ExitStack() as stack, out_of_memory_explained(device, batch_size=wanted.batch_size, input_size=size):
         results = stack.enter_context(InferResultWriter(names)) if cfg.ymir.run_infer else None
         ranking = stack.enter_context(MiningResultWriter(rank=together)) if cfg.ymir.run_mining else None
         writers = [writer for writer in (ranking, results) if writer]
@@ -40,7 +42,7 @@ def examine(cfg: EasyDict) -> None:
 
         paths = sharding.candidates(*writers, max_skipped_ratio=wanted.max_broken_ratio)
         views = ranking is not None and "augmented" in scorer.needs
-        for seen in predict(model.to(torchrun.device(cfg)), paths, size, wanted, leave_out, views):
+        for seen in predict(model.to(device), paths, size, wanted, leave_out, views):
             found = seen.found
             if results:
                 results.add(seen.path, found.boxes, found.scores, found.labels, image_size=(seen.place.width, seen.place.height))

@@ -70,16 +70,16 @@ def detect(model: Detector, images: Tensor, places: Sequence[Letterbox], wanted:
     scores, labels = cells.max(-1)
     is_wanted = scores >= wanted.conf_threshold
     is_peak = (F.max_pool2d(maps, 3, 1, 1) == maps).flatten(2).gather(1, labels[:, None])[:, 0]    # every object has such a cell
+    scores = scores * is_wanted
     most = min(wanted.max_detections, int(is_wanted.sum(1).max()))
     best = (scores + is_wanted * is_peak).topk(most).indices
     scores, order = scores.gather(1, best).sort(descending=True)
     best = best.gather(1, order)
     image = torch.arange(len(images), device=images.device)[:, None]
     labels, probabilities, boxes = labels[image, best], cells[image, best], predicted.boxes[image, best]
-    sure = (most + 1) // 2    # the others are not worth a second look
-    boxes[:, :sure] = model.refine(predicted.detail, boxes[:, :sure])
+    half = (wanted.max_detections + 1) // 2    # the others are not worth a second look
+    boxes[:, :half] = model.refine(predicted.detail, boxes[:, :half])
     keep, boxes = merge(boxes, scores, labels, wanted.iou_threshold)
-    keep &= scores >= wanted.conf_threshold
     found = []
     for place, kept, all_cells, embedding, *parts in zip(places, *(part.cpu().numpy() for part in (
             keep, maps, predicted.embedding, back(boxes, images.shape[3]), scores, labels, probabilities))):

@@ -58,9 +58,9 @@ class Trainer:
         self.val = read_truths(DatasetType.VALIDATION)
         truths = read_truths(DatasetType.TRAINING)
         self.class_counts = np.bincount(np.concatenate([truth.labels for truth in truths]), minlength=len(self.class_names)).tolist()
-        truths = truths[rank::processes] or truths
-        broken = [BrokenImages(len(split), self.wanted.max_broken_ratio) for split in (truths, self.val)]
-        self.data, self.broken_val = DetectionDataset(truths, self.size, self.wanted.cache_mb, broken[0]), broken[1]
+        mine = truths[rank::processes] or truths
+        broken = [BrokenImages(len(split), self.wanted.max_broken_ratio) for split in (mine, self.val)]
+        self.data, self.broken_val = DetectionDataset(mine, self.size, self.wanted.cache_mb, broken[0]), broken[1]
         batch_size = max(1, self.wanted.batch_size // processes)
         self.loader = DataLoader(self.data, batch_size, shuffle=True, collate_fn=collate, drop_last=len(self.data) >= batch_size)
         self.model = Detector(len(self.class_names))
@@ -85,21 +85,23 @@ class Trainer:
         self.budget.restart()    # reading the images is not training
         self._resume()
         for epoch in count(self.epoch):
-            self.epoch = epoch
-            self._train_epoch()
+            self.epoch, before = epoch, self.budget.used
+            if before < 1:
+                self._train_epoch()
             done = self.budget.used
-            if done >= min(1.0, (len(self.stages) + 1) / self.wanted.evaluations):
-                self.kept.save(epoch=self.epoch, stages=self.stages)    # an evaluation may take long, and may be interrupted
+            if done >= 1 or int(done * self.wanted.evaluations) > int(before * self.wanted.evaluations):
+                self.kept.save(epoch=epoch, stages=self.stages)    # an evaluation may take long, and may be interrupted
                 is_judged = self._write_stage(f"epoch_{epoch}")
-                self.kept.save(epoch=self.epoch, stages=self.stages)
+                self.kept.save(epoch=epoch + is_judged, stages=self.stages)
                 if done >= 1 and not is_judged:
-                    raise errors.Stopped("stopped in the last evaluation; started again over the same output folder, it begins anew")
+                    raise errors.Stopped("stopped in the last evaluation; started again over the same output folder, that is repeated")
                 if done >= 1:
                     self.kept.remove()
                     return
 
     def _train_epoch(self) -> None:
         self.model.train()
+        first = self.budget.step
         for batch in prefetch(filter(None, self.loader), self.device):    # None: of images that cannot be read
             if torchrun.should_stop():
                 self._stop()
@@ -111,6 +113,8 @@ class Trainer:
                 self.kept.save(epoch=self.epoch, stages=self.stages)
             if self.budget.used >= 1:
                 return
+        if self.budget.step == first:
+            raise errors.ImageError("no image of an epoch can be read")
 
     def _train_step(self, batch: Batch) -> Losses:
         """One batch. While the learning rate is high the images are smaller, which is cheaper; detail is learned at the end.
@@ -137,8 +141,7 @@ class Trainer:
     def _write_stage(self, name: str, most: int | None = None) -> bool:
         """Evaluate on the validation images, or the first `most` of them, and add the model as it is now to the result.
 
-        When a stop is asked for meanwhile, the first stage is judged by a few images, better than lost; a later one is given up. Returns
-        whether neither was the case.
+        A stop that is asked for meanwhile has the first stage judged by few images, and a later one given up: False tells of either.
         """
         was_stopping = monitor.should_stop()
         if not self.board:    # the first process does this
@@ -162,16 +165,16 @@ class Trainer:
         self.stages[name] = is_judged
         self.board.curves(self.budget.step, figures)
         self.board.pictures(self.budget.step, truths[:8], found[:8], self.class_names, self.size)
-        self.budget.reserve = max(self.budget.reserve, time.monotonic() - started)
+        self.budget.reserve = max(self.budget.reserve, time.monotonic() - started) if is_judged else self.budget.reserve
         _log.info("%s: mAP %.3f, mAP50 %.3f on %d images", name, figures["mAP"], figures["mAP50"], len(truths))
         return is_judged
 
     def _stop(self) -> None:
         """Keep what was learned, as far as the time allows."""
         self.kept.save(epoch=self.epoch, stages=self.stages)
-        if not self.stages or self.budget.reserve <= STOP_SECONDS:
+        if all(self.stages.values()) and (not self.stages or self.budget.reserve <= STOP_SECONDS):
             self._write_stage(f"epoch_{self.epoch}", None if self.stages else QUICK_IMAGES)
-            self.kept.save(epoch=self.epoch, stages=self.stages)
+            self.kept.save(epoch=self.epoch + 1, stages=self.stages)
         torchrun.of_rank_0(0.0)    # the others wait for what the first one writes
         raise errors.Stopped(f"stopped in epoch {self.epoch}; the result has the stages {', '.join(self.stages)}; started again over the "
                              "same output folder, the training goes on")
@@ -183,5 +186,5 @@ class Trainer:
             random.seed(self.wanted.seed + self.budget.step)    # what was drawn before is not drawn again
             torch.manual_seed(torch.initial_seed() + self.budget.step)
             _log.info("the training goes on in epoch %d, after step %d", self.epoch, self.budget.step)
-            for name in [name for name, is_judged in self.stages.items() if not is_judged]:    # for the sake of the stages to come
+            for name in [name for name, is_judged in self.stages.items() if not is_judged]:    # few images are no fair judges
                 self._write_stage(name)

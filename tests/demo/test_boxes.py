@@ -35,7 +35,7 @@ def test_which_boxes_stay_equals_the_greedy_loop(seed):
     torch.manual_seed(seed)
     corner = torch.rand(2, 60, 2) * 30
     boxes, labels = torch.cat((corner, corner + 5 + torch.rand(2, 60, 2) * 20), -1), torch.randint(0, 2, (2, 60))
-    keep, _ = merge(boxes, torch.linspace(1, 0, 60).expand(2, 60), labels, 0.4)
+    keep, _ = merge(boxes, torch.linspace(1, 0.1, 60).expand(2, 60), labels, 0.4)
     assert keep.dtype == torch.bool
     assert keep.tolist() == [greedy(b, c, 0.4) for b, c in zip(boxes, labels)]
 
@@ -64,9 +64,16 @@ def test_a_box_moves_a_little_towards_those_that_see_the_same():
 
 def test_boxes_without_an_area_or_a_probability_stay_what_they_are():
     boxes = torch.tensor([[[5., 5., 5., 5.], [5., 5., 5., 5.], [1., 1., 1., 9.]]])
-    keep, voted = merge(boxes, torch.zeros(1, 3), torch.zeros(1, 3, dtype=torch.int64), 0.5)
+    keep, voted = merge(boxes, torch.full((1, 3), 1e-9), torch.zeros(1, 3, dtype=torch.int64), 0.5)
     assert keep.all()
-    assert voted.tolist() == boxes.tolist()
+    assert torch.allclose(voted, boxes)
+
+
+def test_a_score_of_zero_is_no_box_and_no_vote():
+    boxes = torch.tensor([[[0., 0., 100., 100.], [0., 0., 100., 90.], [300., 300., 310., 310.]]])
+    keep, voted = merge(boxes, torch.tensor([[0.2, 0., 0.]]), torch.zeros(1, 3, dtype=torch.int64), 0.6)
+    assert keep.tolist() == [[True, False, False]]
+    assert voted[0, 0].tolist() == boxes[0, 0].tolist()
 
 
 def test_merging_nothing():

@@ -113,7 +113,7 @@ def test_a_small_budget_caches_less(platform):
     assert dataset[29].images.shape == (1, 3, 192, 192)
 
 
-def test_what_is_not_in_memory_is_decoded_by_several_threads(tmp_path, monkeypatch):
+def test_what_is_not_in_memory_is_decoded_by_other_threads(tmp_path, monkeypatch):
     sample.write_sample(tmp_path, images=8, in_root=str(tmp_path / "in"))
     monkeypatch.setattr(settings, "DEFAULT_ENV_FILE_PATH", str(tmp_path / "in/env.yaml"))
     dataset = DetectionDataset(read_truths(DatasetType.TRAINING), 64, cache_mb=0, broken=BrokenImages(8, 0))

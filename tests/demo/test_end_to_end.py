@@ -107,6 +107,7 @@ def test_two_processes_see_what_one_sees(prepare, tmp_path):
             given.append(str(copy))
         (both.input / "candidate-index.tsv").write_text("\n".join(given) + "\n", encoding="utf-8")
         assert run(both).status == 0, log(both)
+        assert (both.output / "ymir-executor-out.log").read_text(encoding="utf-8").count("mining+infer starts") == processes
         platform_rules.accept_monitor(both.output, final="done")
         found.append([(both.output / name).read_bytes() for name in ("result.tsv", "infer-result.json")])
         assert sorted(path.name for path in both.output.iterdir() if path.name.startswith(".")) == []

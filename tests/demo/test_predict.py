@@ -49,9 +49,9 @@ def test_the_best_of_each_class_stays_and_comes_first():
     assert made.boxes[0].tolist() == pytest.approx([x, x, 20 + x, 20 + x])
 
 
-def test_only_the_surer_half_gets_a_second_look():
+def test_only_half_as_many_as_may_be_found_get_a_second_look():
     apart = [[0., 0., 9., 9.], [10., 0., 19., 9.], [20., 0., 29., 9.], [30., 0., 39., 9.]]
-    made = found([[1., -9.], [2., -9.], [0., -9.], [-9., -4.]], apart)
+    made = found([[1., -9.], [2., -9.], [0., -9.], [-9., -4.]], apart, max_detections=4)
     assert made.boxes[:, 0].tolist() == [10, 0, 19]    # three pass the threshold; the last is where the first look saw it
 
 
@@ -92,6 +92,35 @@ def test_boxes_of_a_changed_image_come_back_to_where_they_were(side, view):
     y, x = (changed[0, 0] > 150).nonzero().unbind(1)
     box = torch.stack((x.min(), y.min(), x.max() + 1, y.max() + 1)).float()
     assert back(box, float(side)).tolist() == pytest.approx([first + 4, first, last + 4, last], abs=1.4)
+
+
+class OfNumbers(torch.nn.Module):
+    """Knows images by the number that all their pixels have, and sees on each one something else, on the later ones more."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        corner = torch.rand(6, 64, 2) * 20
+        self.boxes = torch.cat((corner, corner + 20 + torch.rand(6, 64, 2) * 10), -1)
+        self.logits = torch.randn(6, 64, 2) - 3 + torch.arange(6).view(6, 1, 1)
+
+    def forward(self, images):
+        numbers = images[:, 0, 0, 0].long()
+        return Predictions(self.logits[numbers], self.boxes[numbers], torch.zeros(len(numbers), 16, 8, 8), torch.zeros(len(numbers), 48))
+
+    def refine(self, detail, boxes):
+        return boxes * 0.9
+
+
+def test_what_is_found_does_not_depend_on_the_other_images_of_the_batch():
+    images = torch.arange(6.0).view(6, 1, 1, 1).expand(6, 3, 64, 64)
+    places, wanted = [fit(64, 64, 64)] * 6, hyper.PredictHyper(conf_threshold=0.3, max_detections=60)
+    together = detect(OfNumbers(), images, places, wanted)
+    assert len({len(one.scores) for one in together}) > 3
+    for image, one in zip(images, together):
+        alone, = detect(OfNumbers(), image[None], places[:1], wanted)
+        assert alone.scores.tolist() == one.scores.tolist()
+        assert torch.allclose(torch.tensor(alone.boxes), torch.tensor(one.boxes), atol=1e-4)
 
 
 def test_an_untrained_model_finds_little():

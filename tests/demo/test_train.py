@@ -5,6 +5,7 @@ import pytest
 import torch
 import yaml
 
+import checkpoint
 import train
 from ymir_exc import errors, settings, util
 
@@ -47,14 +48,13 @@ def task(prepare, monkeypatch):
     return Task(prepare("training", params=params), monkeypatch)
 
 
-def test_nothing_is_lost_by_a_stop_in_a_later_evaluation(task):
+def test_nothing_is_lost_by_a_stop_in_a_later_evaluation(task, monkeypatch):
     with pytest.raises(errors.Stopped, match="stopped in the last evaluation"):
         task.start(epoch_4=33)
     assert task.judged == [("epoch_2", 40), ("epoch_4", 33)]
     assert set(task.stages()) == {"epoch_2"}
-    steps = task.trainer.budget.step
+    monkeypatch.setattr(train.Trainer, "_train_step", None)    # nothing is trained again
     task.start()
-    assert task.trainer.budget.step <= steps + 1    # nothing is trained again
     assert task.judged == [("epoch_4", 40)]
     assert set(task.stages()) == {"epoch_2", "epoch_4"}
     assert not list(task.output.glob(".ymir-training*"))
@@ -63,12 +63,37 @@ def test_nothing_is_lost_by_a_stop_in_a_later_evaluation(task):
 def test_a_first_stage_is_judged_by_few_images_and_then_by_all(task):
     with pytest.raises(errors.Stopped, match="stopped in epoch 3"):
         task.start(epoch_2=33)
-    assert task.judged[0] == ("epoch_2", 33)
-    assert "epoch_2" in task.stages()
+    assert task.judged == [("epoch_2", 33)]
+    assert set(task.stages()) == {"epoch_2"}
     task.start()
-    assert task.judged[0][1] == 40
-    assert ("epoch_4", 40) in task.judged
-    assert task.trainer.stages == dict.fromkeys(task.trainer.stages, True)
+    assert task.judged == [("epoch_3", 40), ("epoch_4", 40)]    # the first of them is the stage epoch_2 again
+    assert task.trainer.stages == {"epoch_2": True, "epoch_4": True}
+    assert set(task.stages()) == {"epoch_2", "epoch_4"}
+
+
+def test_a_stage_of_a_stop_is_not_replaced_by_a_later_one(task, monkeypatch):
+    steps, original = [], train.Trainer._train_step
+
+    def step(self, batch):
+        steps.append(1)
+        task.asked = len(steps) == 10    # in the second epoch
+        return original(self, batch)
+
+    monkeypatch.setattr(train.Trainer, "_train_step", step)
+    with pytest.raises(errors.Stopped, match="stopped in epoch 2"):
+        task.start()
+    model = task.output / "models/epoch_2" / checkpoint.FILE_NAME
+    first = checkpoint.load(str(model)).model.state_dict()
+    task.start()
+    assert len(steps) == 28
+    assert set(task.stages()) == {"epoch_2", "epoch_3", "epoch_5"}    # at the stop, past the half, at the end
+    assert all(torch.equal(weight, first[name]) for name, weight in checkpoint.load(str(model)).model.state_dict().items())
+
+
+def test_images_that_cannot_be_read_at_all_end_the_training(task, monkeypatch):
+    monkeypatch.setattr(train, "collate", lambda samples: None)
+    with pytest.raises(errors.ImageError, match="no image of an epoch can be read"):
+        task.start()
 
 
 def test_a_last_evaluation_that_came_to_its_end_is_no_failure(task):

@@ -224,8 +224,9 @@ def test_a_number_of_processes_that_is_none(platform, launched, value):
 
 
 def test_a_task_that_only_pretends_needs_no_processes(platform, launched):
-    platform.config["expected_map"] = 0.5
+    platform.config.update(expected_map=0.5, cpu_processes="nobody asks")
     assert not torchrun.processes(2)(configured(platform, ""))
+    assert not torchrun.per_device(configured(platform, ""))
     assert launched == []
 
 

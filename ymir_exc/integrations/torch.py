@@ -262,12 +262,15 @@ class KeptTraining:
             return None
         try:
             content = _load(self.path)
-            if content["same"] == self._same and content["parts"].keys() == self._parts.keys():
-                self._restore(content["parts"])
-                return dict(content["state"])
+            state, parts = dict(content["state"]), dict(content["parts"])
+            if content["same"] == self._same and parts.keys() == self._parts.keys():
+                self._restore(parts)
+                return state
             reason = "it is of a task with other settings"
-        except (WeightsError, KeyError, TypeError, AttributeError) as e:
+        except WeightsError as e:
             reason = str(e)
+        except (KeyError, TypeError, ValueError):
+            reason = "it is no file of this kind"
         logging.getLogger(__name__).warning("the training begins anew: %s cannot be gone on with: %s", self.path, reason)
         return None
 

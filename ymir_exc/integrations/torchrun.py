@@ -131,11 +131,13 @@ def processes(count: Union[int, Callable[[edict], int]]) -> Callable[[edict], bo
     def launcher(cfg: edict) -> bool:
         if not util.get_gpu_ids(cfg):
             tune_cpu()
-        number = int(count(cfg) if callable(count) else count)
         is_rank = os.environ.get("RANK", "").strip() not in ("", "-1")
         if is_rank and FAILURES_VARIABLE in os.environ:
             _end_with_parent()
-        if number < 2 or is_rank or smoke.is_wanted(cfg):
+        if is_rank or smoke.is_wanted(cfg):
+            return False
+        number = int(count(cfg) if callable(count) else count)
+        if number < 2:
             return False
         _check_gpus(util.get_gpu_ids(cfg))
         launch(_own_command(), number)

@@ -168,7 +168,7 @@ class MiningResultWriter(OneBlock, Sharing):
             if self._share is not None:
                 for path, number in zip(map(as_path, paths), numbers if vectors is None else zip(numbers, map(bytes, vectors))):
                     self._share.put(self._column, path, number)
-            elif vectors is not None:
+            elif vectors is not None and len(vectors):
                 _encoded(paths)
                 self._together.append((list(map(as_path, paths)), list(numbers), vectors))
             else:
@@ -186,11 +186,13 @@ class MiningResultWriter(OneBlock, Sharing):
             vectors = np.array(list(map(as_list, embeddings)) if isinstance(embeddings, list) else as_list(embeddings), np.float32)
         except (TypeError, ValueError) as e:
             raise ResultError(f"embeddings must be numbers (N, D), all of one length: {e}") from None
+        if not count and not vectors.size:
+            return np.empty((0, self._dimensions or 0), np.float32)
         if vectors.ndim != 2 or len(vectors) != count or vectors.shape[1] != (self._dimensions or vectors.shape[1]):
             raise ResultError(f"embeddings must be ({count}, {self._dimensions or 'D'}), are {vectors.shape}")
         if not np.isfinite(vectors).all():
             raise ResultError("an embedding holds NaN or infinite values")
-        self._dimensions = vectors.shape[1] if count else self._dimensions
+        self._dimensions = vectors.shape[1]
         return vectors
 
     def _rank_together(self) -> None:
@@ -200,6 +202,8 @@ class MiningResultWriter(OneBlock, Sharing):
         import numpy as np
         paths = [path for some, _, _ in self._together for path in some]
         scores = np.array([score for _, some, _ in self._together for score in some], float)
+        if len({vectors.shape[1] for _, _, vectors in self._together}) > 1:
+            raise ResultError("processes have added embeddings of different lengths")
         embeddings = np.concatenate([vectors for _, _, vectors in self._together])
         self._together = []
         made = _listed("mining scores", self._rank(scores, embeddings))

@@ -83,7 +83,7 @@ class OneShare:
         self._puts = self._written = 0
         self._next_tick = 0.0
         self._is_complete = False
-        self._started = time.monotonic()
+        self._started, self._at_first = time.monotonic(), 0    # how many images had results then
         self._done: Dict[int, int] = {}    # images, of each rank
         self._seen_alive: Set[int] = set()
         self._checked: Dict[int, Tuple[bool, List[int]]] = {}    # parts of other shares: whether they can be read, and when they were
@@ -114,6 +114,7 @@ class OneShare:
         self._earlier = set(self._committed)
         for rank in range(self._world_size):
             self._done[rank] = self._lines(self._committed if rank == self._rank else present, rank)
+        self._at_first = sum(self._done.values())
         self._record.write(self._done[self._rank])
         if self._rank == 0:
             self._parts.remove_strangers()
@@ -339,11 +340,10 @@ class OneShare:
                 raise ResultError(f"{number} of the {self._total} candidates have no result in the {type(writer).__name__}: "
                                   f"{_some(number, missing + first)}", hint="add each path that candidates() returns, or skip() it")
         self._tick()
-        images, seconds = self._puts // len(self._writers), time.monotonic() - self._started
-        if images:
-            _log.info("%d images in %.1f s: %.0f images/s", images, seconds, images / max(seconds, 1e-9))
         if self._rank == 0:
             self._wait()
+            images, seconds = self._total - self._at_first, time.monotonic() - self._started
+            _log.info("%d images in %.1f s: %.0f images/s", images, seconds, images / max(seconds, 1e-9))
         self._is_complete = True
 
     def _wait(self) -> None:
