@@ -171,10 +171,13 @@ def of_memory(rounds: int) -> float:
     return statistics.median(seen["as it is"]) / statistics.median(seen["tuned"])
 
 
-def of_the_task(root: Path, data: Path, trained: Path, gpu_id: str) -> Tuple[float, float]:
-    """Seconds that inference takes to start and end, and seconds an image: as a task of the platform, results written."""
+def of_the_task(root: Path, data: Path, trained: Path, gpu_id: str) -> Tuple[float, float, float]:
+    """Of inference as a task of the platform, results written: seconds to start and end, and seconds an image.
+
+    The third are those of the forward pass alone, measured before, between and after.
+    """
     images_in = [path for path, _ in dataset_reader.item_paths(DatasetType.TRAINING)]
-    seconds = []
+    seconds, forward = [], [1 / forward_speed(gpu_id)]
     for count in (FEW, MANY):
         listed = data / "in/candidate-index.tsv"
         kept, links = listed.read_bytes(), root / f"links-{count}"
@@ -189,12 +192,13 @@ def of_the_task(root: Path, data: Path, trained: Path, gpu_id: str) -> Tuple[flo
         if done.status:
             raise SystemExit("\n".join(launch.tail(done.log, 20)))
         seconds.append(done.seconds)
+        forward.append(1 / forward_speed(gpu_id))
     each = (seconds[1] - seconds[0]) / (MANY - FEW)
-    return seconds[0] - FEW * each, each
+    return seconds[0] - FEW * each, each, statistics.mean(forward)
 
 
-def tables(parts: Parts, start: float, each: float) -> List[str]:
-    """Where the time goes; of an inference as a task, the seconds to start and end, and those an image."""
+def tables(parts: Parts, start: float, each: float, forward: float) -> List[str]:
+    """Where the time goes; of an inference as a task, what `of_the_task` returns."""
     step = [("augment", "flips, turns, colours"), ("forward", ""), ("loss", ""), ("backward", ""), ("optimiser", "Muon, AdamW")]
     total = sum(parts[name] for name, _ in step)
     lines = [f"Training, a step of {BATCH} images of {SIZE} pixels: {1 / total:.0f} images/s; forward alone would be "
@@ -203,10 +207,11 @@ def tables(parts: Parts, start: float, each: float) -> List[str]:
     lines += [f"| once, into memory: decode | {1e3 * parts['decode']:.2f} | - |",
               f"| once: resize | {1e3 * (parts['decode, resize'] - parts['decode']):.2f} | - |", ""]
     post = parts["forward, post-process"] - parts["forward alone"]
-    times = each / parts["forward alone"]
+    times = each / forward
     return [*lines, f"Inference as a task of {MANY} images, results written: {1 / each:.0f} images/s, {times:.2f} times the forward pass; "
             f"its start and end take {start:.1f} s more.", "",
             "| what | images/s |", "|---|---|", f"| the task | {1 / each:.0f} |",
+            f"| beside it: forward alone, all cores | {1 / forward:.0f} |",
             f"| within one process, decoding beside the model | {1 / parts['pipeline']:.0f} |",
             f"| limit: forward alone, all cores | {1 / parts['forward alone']:.0f} |",
             f"| limit: decode and resize alone, all cores | {1 / parts['decode alone']:.0f} |", f"| post-process alone | {1 / post:.0f} |"]
