@@ -220,10 +220,7 @@ def test_a_thread_may_take_paths_ahead(task):
     assert taken(task) == expected
 
 
-def test_what_is_skipped(task, caplog):
-    bad = [path for n, path in enumerate(paths_of(43)) if n % 9 == 0]
-    expected = plain_results(task, paths_of(43), bad)
-
+def skip_or_add(bad):
     def act(path, ranking, results):
         if path in bad:
             ranking.skip(path)
@@ -231,8 +228,15 @@ def test_what_is_skipped(task, caplog):
         else:
             add(path, ranking, results)
 
+    return act
+
+
+def test_what_is_skipped(task, caplog):
+    bad = [path for n, path in enumerate(paths_of(43)) if n % 9 == 0]
+    expected = plain_results(task, paths_of(43), bad)
+
     with caplog.at_level(logging.WARNING):
-        share(task, act)
+        share(task, skip_or_add(bad))
     assert taken(task) == expected
     said = f"5 images were skipped, as the program asked: {', '.join(bad[:3])}, ..."
     assert [record.getMessage() for record in caplog.records] == [said] * 2
@@ -251,17 +255,6 @@ def test_skip_without_sharing(platform, caplog):
         assert (ranking.skipped, results.skipped) == (1, 1)
     assert taken(platform) == (b"", b'{"detection": {"a.jpg": {"boxes": []}}}')
     assert "1 images were skipped, as the program asked: /a.jpg" in caplog.text
-
-
-def skip_or_add(bad):
-    def act(path, ranking, results):
-        if path in bad:
-            ranking.skip(path)
-            results.skip(path)
-        else:
-            add(path, ranking, results)
-
-    return act
 
 
 @pytest.mark.parametrize("block_size", [1, 5, 50])
