@@ -238,3 +238,18 @@ def test_of_few_images_one_may_be_broken():
     broken.add("/a.jpg", ImageError("a"))
     with pytest.raises(ImageError, match="2 of 3"):
         broken.add("/b.jpg", ImageError("b"))
+
+
+def test_the_share_of_broken_images_is_counted_exactly():
+    broken = images.BrokenImages(100, 0.29)    # of which a hundredfold is a little less than 29
+    for number in range(29):
+        broken.add(f"{number}.jpg", ImageError("x"))
+    with pytest.raises(ImageError, match=r"30 of 100 images cannot be read, more than max_broken_ratio 0\.29 allows"):
+        broken.add("29.jpg", ImageError("x"))
+
+
+def test_all_images_are_never_put_up_with():
+    broken = images.BrokenImages(2, 1)
+    broken.add("a.jpg", ImageError("x"))
+    with pytest.raises(ImageError, match="2 of 2 images cannot be read; the last: x"):
+        broken.add("b.jpg", ImageError("x"))

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 GREY = (114, 114, 114)
 _EXIF_ORIENTATION = 0x0112
 _TIFF_BITS_PER_SAMPLE = 258
+_ROUNDING = 1e-6    # 29 of 100 are no more than 0.29
 
 
 def load_image(path: str, at_least: int = 0) -> Tuple[Image.Image, Tuple[int, int]]:
@@ -85,6 +87,14 @@ def _in_rgb(image: Any, most: int) -> Any:
     return image.convert("RGB")
 
 
+def are_too_many(broken: int, total: int, max_ratio: float) -> bool:
+    """Whether so many of the images are more than the fraction `max_ratio` allows, 0..1: one always may be, all only with 1."""
+    allowed = math.floor(max_ratio * total + _ROUNDING)
+    if max_ratio < 1:
+        allowed = min(max(allowed, 1), total - 1)
+    return total > 0 and broken > allowed
+
+
 class BrokenImages:
     """Counts the images that cannot be read, and puts up with some of them.
 
@@ -118,8 +128,9 @@ class BrokenImages:
         self._paths.add(path)
         import logging
         logging.getLogger(__name__).warning("left out: %s", error)
-        if len(self._paths) > max(1, self._max_ratio * self._total) or len(self._paths) >= self._total:
-            allowed = "" if len(self._paths) >= self._total else f", more than max_broken_ratio {self._max_ratio:g} allows"
+        are_all = len(self._paths) >= self._total
+        if are_all or are_too_many(len(self._paths), self._total, self._max_ratio):
+            allowed = "" if are_all else f", more than max_broken_ratio {self._max_ratio:g} allows"
             raise ImageError(f"{len(self._paths)} of {self._total} images cannot be read{allowed}; the last: {error}",
                              hint="repair the dataset, or raise max_broken_ratio" if allowed else "repair the dataset") from None
 

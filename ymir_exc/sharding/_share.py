@@ -18,6 +18,7 @@ from ymir_exc._files import write_bytes
 from ymir_exc.code import ExecutorReturnCode as RC
 from ymir_exc.env import DatasetType, current_env
 from ymir_exc.errors import DatasetError, ImageError, ProgramError, ResultError, Stopped, StorageError, classify
+from ymir_exc.images import are_too_many
 from ymir_exc.result_writer._sharing import Part, Sharing
 from ymir_exc.sharding._parts import Kept, Parts, digest, task_key
 from ymir_exc.sharding._ranks import Record, Told, process_start, rank_and_world_size, told
@@ -31,7 +32,6 @@ _LONGEST_POLL_SECONDS = 0.5
 _SAY_SECONDS = 60.0
 _WORTH_NUMPY = 20_000
 _NAMES_SHOWN = 3
-_ROUNDING = 1e-6    # 29 of 100 are no more than 0.29
 _NOTHING = object()
 
 _rounds: Dict[str, int] = {}
@@ -227,10 +227,7 @@ class OneShare:
             self._with_skipped.add(number)
 
     def _are_too_many(self, skipped: int) -> bool:
-        allowed = math.floor(self._max_skipped_ratio * self._total + _ROUNDING)
-        if self._max_skipped_ratio < 1:
-            allowed = min(max(allowed, 1), self._total - 1)
-        return bool(self._total) and skipped > allowed
+        return are_too_many(skipped, self._total, self._max_skipped_ratio)
 
     def _refuse_skipped(self, skipped: int, blocks: Set[int]) -> None:
         """Raise when so many may not be skipped. The next start tries them again: a disk that was missing may be back."""
