@@ -13,7 +13,7 @@ class TrainingHyper(BaseModel):
     max_seconds: float = Field(110, ge=0, allow_inf_nan=False)
     batch_size: int = Field(16, ge=1)
     input_size: int = Field(192, ge=32, multiple_of=32)
-    learning_rate: float = Field(0.03, gt=0, allow_inf_nan=False)
+    learning_rate: float = Field(0.04, gt=0, allow_inf_nan=False)
     evaluations: int = Field(3, ge=1)
     cache_mb: int = Field(1024, ge=0)
     max_broken_ratio: float = Field(0.1, ge=0, le=1)

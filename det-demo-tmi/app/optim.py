@@ -12,30 +12,31 @@ from torch import Tensor, nn
 
 from ymir_exc.integrations.torchrun import Budget
 
-HOLD = 0.6    # fraction of the training at the full learning rate; then it falls linearly to zero
+HOLD = 0.5    # fraction of the training at the full learning rate; then it falls linearly to zero
 WARM_UP_STEPS = 10
 
 
-def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
-    """Nearly the nearest orthogonal matrix: Newton-Schulz steps bring the singular values of `(m, n)` into 0.7 to 1.2.
+def orthogonalise(matrix: Tensor, steps: int = 3) -> Tensor:
+    """Nearly the nearest orthogonal matrix: Newton-Schulz steps bring the singular values of `(m, n)` towards 1.
 
-    Each step multiplies by a polynomial of x x^T. Polynomials of one matrix commute, so they are worked out on the small square alone.
+    Five would bring nearly all into 0.7 to 1.2; three train as well. Each multiplies by a polynomial of x x^T. Such polynomials commute, so
+    they are worked out on the small square alone.
     """
-    x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
-    x = x / (x.norm() + 1e-7)
-    gram, product = x @ x.T, torch.eye(len(x), dtype=x.dtype, device=x.device)
-    for _ in range(steps):
+    x = (matrix.T if matrix.shape[0] > matrix.shape[1] else matrix) / (matrix.norm() + 1e-7)
+    gram, product = x @ x.T, None
+    for left in reversed(range(steps)):
         factor = torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315)
         factor.diagonal().add_(3.4445)
-        product, gram = factor @ product, factor @ gram @ factor
-    made: Tensor = product @ x
+        product = factor if product is None else factor @ product
+        gram = factor @ gram @ factor if left else gram
+    made: Tensor = x if product is None else product @ x
     return made.T if matrix.shape[0] > matrix.shape[1] else made
 
 
 class Muon(torch.optim.Optimizer):
     """Nesterov momentum, orthogonalised as a matrix of `(out, in * kernel area)`."""
 
-    def __init__(self, params: list[nn.Parameter], lr: float, momentum: float = 0.95) -> None:
+    def __init__(self, params: list[nn.Parameter], lr: float, momentum: float = 0.85) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum})
 
     @torch.no_grad()

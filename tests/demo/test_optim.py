@@ -13,7 +13,7 @@ from ymir_exc.integrations.torchrun import Budget
 def test_singular_values_come_close_to_one(shape):
     torch.manual_seed(0)
     matrix = torch.randn(shape) @ torch.diag(torch.linspace(0.1, 10, shape[1]))
-    values = torch.linalg.svdvals(orthogonalise(matrix))
+    values = torch.linalg.svdvals(orthogonalise(matrix, 5))
     assert values.max() < 1.3
     assert values.median() > 0.6
 
@@ -22,7 +22,7 @@ def test_directions_are_kept():
     torch.manual_seed(0)
     matrix = torch.randn(8, 40)
     u, _, v = torch.linalg.svd(matrix, full_matrices=False)
-    assert torch.nn.functional.cosine_similarity(orthogonalise(matrix).flatten(), (u @ v).flatten(), 0) > 0.98
+    assert torch.nn.functional.cosine_similarity(orthogonalise(matrix, 5).flatten(), (u @ v).flatten(), 0) > 0.98
 
 
 def test_a_zero_gradient_changes_nothing():
@@ -54,7 +54,7 @@ def test_the_rate_by_steps():
     budget = Budget(steps=100)
     rates = []
     for done in range(101):
-        if done in (0, 20, int(100 * HOLD), 80, 100):
+        if done in (0, 20, int(100 * HOLD), 75, 100):
             rates.append(rate(budget))
         budget.advance()
     assert rates == pytest.approx([0.1, 1, 1, 0.5, 0])
