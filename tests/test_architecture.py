@@ -16,7 +16,7 @@ L1_SHARED = {"_yaml", "_models", "_annotations", "_rle", "env", "images"}
 L2 = {"util", "executor", "sysinfo", "supervisor", "dataset_convert", "mining", "platforms", "integrations", "evaluation", "sharding",
       "smoke"}
 L3 = {"host"}
-L4 = {"cli", "__main__"}
+L4 = {"cli", "commands", "__main__"}
 LAYER = {name: level for level, names in enumerate((L0, L1, L2, L3, L4)) for name in names}
 FRAMEWORKS = {"torch", "tensorflow", "mmcv", "mmengine", "ultralytics", "lightning"}
 OPTIONAL = {"numpy", "PIL", "tensorboard", "pycocotools", "rich", "jinja2", "orjson"} | FRAMEWORKS

@@ -1,7 +1,7 @@
 """The commands of `ymir-exc`, a module each: what it takes, and what it calls.
 
-A module has `DESCRIPTION` (a sentence or more), `EXAMPLES` (lines under "examples:"), `add_arguments(parser)` and `run(arguments)`, which returns
-the exit status. It is imported when its command is given, and it imports what it calls when it runs.
+A module has `DESCRIPTION` (a sentence or more), `EXAMPLES` (lines under "examples:"), `add_arguments(parser)` and `run(arguments)`, which
+returns the exit status. It is imported when its command is given, and it imports what it calls when it runs.
 """
 from __future__ import annotations
 
