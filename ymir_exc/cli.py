@@ -62,7 +62,8 @@ def _parser(wanted: str) -> argparse.ArgumentParser:
 
     from ymir_exc._version import __version__
     from ymir_exc.commands import COMMANDS, add
-    parser = argparse.ArgumentParser(prog="ymir-exc", epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    parser = argparse.ArgumentParser(prog="ymir-exc", epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
+                                     allow_abbrev=False,
                                      description="The runtime inside AI training images: it keeps YMIR's contract on disk.")
     parser.add_argument("--version", action="version", version=f"ymir-exc {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)

@@ -13,7 +13,7 @@ from ymir_exc.errors import EXIT_CONTRACT
 
 
 class Severity(str, enum.Enum):
-    """How bad it is: of an `ERROR` the platform refuses or loses something, a `WARNING` costs the user something, a `NOTE` is to be known."""
+    """How bad it is: by an `ERROR` something is refused or lost, a `WARNING` costs the user something, a `NOTE` is information."""
 
     ERROR = "error"
     WARNING = "warning"
