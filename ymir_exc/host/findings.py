@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import enum
 from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence
+from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
 from ymir_exc.errors import EXIT_CONTRACT
 
 
 class Severity(str, enum.Enum):
-    """How bad it is: by an `ERROR` something is refused or lost, a `WARNING` costs the user something, a `NOTE` is information."""
+    """How bad it is: by an `ERROR` the platform refuses or loses something, a `WARNING` costs the user something, a `NOTE` is to know."""
 
     ERROR = "error"
     WARNING = "warning"
@@ -36,6 +37,10 @@ class Rule(NamedTuple):
     title: str
     why: str
     remedy: str
+
+    def found(self, message: str, path: str, line: Optional[int] = None, key: str = "") -> Finding:
+        """A place where it is broken; the arguments are those of `Finding`."""
+        return Finding(self, message, path, line, key)
 
 
 class Finding(NamedTuple):
@@ -96,7 +101,7 @@ def as_sarif(findings: Sequence[Finding], version: str) -> Dict[str, Any]:
     place = {one.code: n for n, one in enumerate(rules)}
     results = []
     for one in findings:
-        location: Dict[str, Any] = {"physicalLocation": {"artifactLocation": {"uri": one.path}}}
+        location: Dict[str, Any] = {"physicalLocation": {"artifactLocation": {"uri": quote(one.path)}}}
         if one.line:
             location["physicalLocation"]["region"] = {"startLine": one.line}
         if one.key:

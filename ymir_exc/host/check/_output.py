@@ -1,0 +1,83 @@
+"""All that a run left: finds out which task it was, and lets each check judge its file."""
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Callable, Dict, FrozenSet, Iterator, List, Optional
+
+from ymir_exc.host.check import _context, _detection, _json_file, _log, _mining, _monitor, _segmentation, _training
+from ymir_exc.host.check._context import Meter, Task
+from ymir_exc.host.findings import Finding, Severity, rule
+
+X002 = rule("X002", Severity.ERROR, "A run leaves a result", "The platform has nothing to take, and the task fails (160011)",
+            "Write models/result.yaml, result.tsv or infer-result.json, with result_writer")
+X007 = rule("X007", Severity.WARNING, "No writer was killed in its work",
+            "What it was about to write is missing; the earlier state was kept",
+            "Run the task again, or delete the file when the result is as wanted")
+
+_RESULTS = {"training": "models/result.yaml", "mining": "result.tsv", "infer": "infer-result.json"}
+_LEFTOVERS = (".ymir-tmp-", ".ymir-unfinished")
+_DETECTION = 2
+
+
+def check_output(out: Path, given: Optional[Path], on_progress: Optional[Callable[[int, int], None]],
+                 counts: Dict[str, int]) -> Iterator[Finding]:
+    """As `check.check_output`."""
+    if not out.is_dir():
+        yield X002.found("is no folder", str(out))
+        return
+    found: List[Finding] = []
+    task = _context.read_task(given, found) if given is not None else Task()
+    yield from found
+    runs, failed = _wanted(out, task), _monitor.has_failed(out)
+    if not runs and not failed:
+        yield X002.found(f"holds none of {', '.join(_RESULTS.values())}", str(out))
+    meter = Meter(on_progress, _bytes_to_read(out, task))
+    if "training" in runs and _is_due(out, "training", failed):
+        yield from _context.guarded(str(out / "models"), lambda: _training.check_training(out, task, counts))
+    if "mining" in runs and _is_due(out, "mining", failed):
+        yield from _context.guarded(str(out / "result.tsv"), lambda: _mining.check_ranking(out, task, meter, counts))
+    if "infer" in runs and _is_due(out, "infer", failed):
+        yield from _context.guarded(str(out / "infer-result.json"), lambda: _predictions(out, task, meter, counts))
+    yield from _context.guarded(str(out / "monitor.txt"), lambda: _monitor.check_monitor(out, task))
+    yield from _context.guarded(str(out / _log.LOG), lambda: _log.check_log(out, meter))
+    if "training" in runs:
+        yield from _context.guarded(str(out / "tensorboard"), lambda: _log.check_tensorboard(out))
+    yield from _context.guarded(str(out), lambda: _leftovers(out))
+
+
+def _wanted(out: Path, task: Task) -> FrozenSet[str]:
+    """What the task was to do; where that is not known, what it did."""
+    return task.runs or frozenset(run for run, name in _RESULTS.items() if _context.is_there(out / name))
+
+
+def _is_due(out: Path, run: str, failed: bool) -> bool:
+    """A result that is missing after a failure is no fault of its own."""
+    return not failed or _context.is_there(out / _RESULTS[run])
+
+
+def _bytes_to_read(out: Path, task: Task) -> int:
+    """A segmentation is read twice."""
+    times = {"infer-result.json": 1 if task.object_type == _DETECTION else 2}
+    names = ("result.tsv", "infer-result.json", _log.LOG)
+    return sum(os.path.getsize(out / name) * times.get(name, 1) for name in names if (out / name).is_file())
+
+
+def _predictions(out: Path, task: Task, meter: Meter, counts: Dict[str, int]) -> Iterator[Finding]:
+    found: List[Finding] = []
+    file = _json_file.ResultFile(out / "infer-result.json", meter)
+    is_sound = file.is_sound(found)
+    yield from found
+    if not is_sound:
+        return
+    if file.is_coco() if task.object_type is None else task.object_type != _DETECTION:
+        yield from _segmentation.Coco(file, task, counts).judge()
+    else:
+        yield from file.read(_detection.Predictions(file, task, counts).judge)
+
+
+def _leftovers(out: Path) -> Iterator[Finding]:
+    for folder in (out, out / "models"):
+        for name in sorted(os.listdir(folder)) if folder.is_dir() else ():
+            if name.startswith(".") and any(mark in name for mark in _LEFTOVERS):
+                yield X007.found("was left by a writer that did not end", str(folder / name))
