@@ -1,0 +1,177 @@
+"""Runs one task's container to its end: stopped or killed on the way where that is asked for, and removed whatever happens."""
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import time
+from pathlib import Path
+from typing import Iterator, List, NamedTuple, Optional, Sequence
+
+from ymir_exc import _files, monitor
+from ymir_exc.host import _signals, launch
+from ymir_exc.host.engine import Engine
+from ymir_exc.host.launch import EngineError, OnProgress
+from ymir_exc.host.workspace import Workspace
+
+STOP, KILL = "stop", "kill"
+POLL_SECONDS = 0.05
+ACT_AFTER_SECONDS = 30.0
+"""A task that has no result by then is stopped all the same."""
+
+_ACT_AT_PERCENT = 0.6
+_LEFT_FREE = 64 << 10
+_PAGE = 4096
+_RUNNING = 2
+
+
+class Ended(NamedTuple):
+    """How a container ended.
+
+    Attributes:
+        status: Its exit status.
+        seconds: From start to end.
+        record: The last record of monitor.txt; None when there is no valid one.
+        log: The file with all that it printed.
+        acted: Seconds from the stop or the kill to the end; None when it ended before.
+        in_time: Whether it ended before the time-out.
+    """
+
+    status: int
+    seconds: float
+    record: Optional[monitor.Record]
+    log: Path
+    acted: Optional[float]
+    in_time: bool
+
+
+def argv(engine: Engine, space: Workspace, image: str, *, user: str, shm_size: str, network: str, gpus: str = "",
+         flags: Sequence[str] = ()) -> List[str]:
+    """The platform's command line (contract 1.1), with a row's own flags before the image."""
+    made = launch.container_argv(space, image, engine=engine.program, user=user, shm_size=shm_size, gpus=gpus, network=network or None)
+    return [*made[:-1], *flags, made[-1]]
+
+
+def run(engine: Engine, command: Sequence[str], space: Workspace, *, act: str = "", limit: float = 0.0,
+        on_progress: Optional[OnProgress] = None) -> Ended:
+    """Run a container to its end.
+
+    Args:
+        engine: Whose command it is.
+        command: Of `argv`.
+        space: The task.
+        act: `STOP` or `KILL`: done when the task is in the middle, that is when there is a result, most is done, or after
+            `ACT_AFTER_SECONDS`.
+        limit: Seconds after which it is removed; 0: never.
+        on_progress: See `launch.OnProgress`.
+    """
+    engine.told(command)
+    log, name = space.output / "ymir-executor-out.log", space.task_id
+    if engine.dry_run:
+        if act:
+            engine.call(act, name)
+        return Ended(0, 0.0, None, log, 0.0 if act else None, True)
+    started, acted_at, in_time = time.monotonic(), None, True
+    with log.open("ab") as sink:
+        # A group of its own: Ctrl-C reaches us alone, and we remove the container as the platform would.
+        process = subprocess.Popen(list(command), stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True)
+        try:
+            while not _ended(process):
+                seconds = time.monotonic() - started
+                record = monitor.read_record(space.output / "monitor.txt")
+                if on_progress is not None:
+                    on_progress(record, seconds)
+                if act and acted_at is None and _is_in_the_middle(space, record, seconds):
+                    before, said = time.monotonic(), engine.call(act, name)    # which returns when the container is gone
+                    acted_at, act = before if said.status == 0 else None, ""
+                if limit and seconds > limit:
+                    in_time = False
+                    engine.remove(name)
+        finally:
+            _finish(engine, process, name)
+    ended = time.monotonic()
+    acted = None if acted_at is None else ended - acted_at
+    status = process.returncode if process.returncode >= 0 else 128 - process.returncode
+    return Ended(status, ended - started, monitor.read_record(space.output / "monitor.txt"), log, acted, in_time)
+
+
+def _ended(process: subprocess.Popen[bytes]) -> bool:
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(POLL_SECONDS)
+    return process.poll() is not None
+
+
+def _finish(engine: Engine, process: subprocess.Popen[bytes], name: str) -> None:
+    """Leave no container, also when the engine was still making it."""
+    if process.poll() is not None:
+        return
+    with _signals.uninterrupted():
+        engine.remove(name)
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(launch.STOP_SECONDS)
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        engine.remove(name)
+
+
+def _is_in_the_middle(space: Workspace, record: Optional[monitor.Record], seconds: float) -> bool:
+    if (space.output / "models" / "result.yaml").exists() or seconds > ACT_AFTER_SECONDS:
+        return True
+    return record is not None and record.state == _RUNNING and record.percent >= _ACT_AT_PERCENT
+
+
+@contextlib.contextmanager
+def small_output(engine: Engine, space: Workspace, image: str) -> Iterator[str]:
+    """A volume in memory with the task's prepared output in it, and 64 KiB left; its content is in `space.root/'full'` afterwards.
+
+    Yields:
+        The volume's name, to be bound at /out.
+
+    Raises:
+        EngineError: It cannot be made.
+    """
+    volume, holder, after = f"{space.task_id}-out", f"{space.task_id}-holder", space.root / "full"
+    holds = [engine.program, "run", "--rm", "-i", "--name", holder, "--user", "0:0", f"-v{volume}:/out", f"-v{space.output}:/before:ro",
+             f"-v{after}:/after", "--network", "none", "--entrypoint", "cat", image]
+    if not engine.dry_run:
+        _files.make_folder(after)
+    _must(engine, "volume", "create", "--opt", "type=tmpfs", "--opt", "device=tmpfs", "--opt", f"o=size={_size(space)},mode=0777", volume)
+    process = None
+    try:
+        engine.told(holds)
+        if not engine.dry_run:
+            # It ends with our end of the pipe, so that it does not outlive us even when we are killed.
+            process = subprocess.Popen(holds, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                                       start_new_session=True)
+            _wait_for(engine, holder, process)
+        _must(engine, "exec", holder, "cp", "-RP", "/before/.", "/out/")
+        _must(engine, "exec", holder, "chmod", "-R", "777", "/out/models", "/out/monitor.txt")
+        yield volume
+        _must(engine, "exec", holder, "cp", "-RP", "/out/.", "/after/")
+    finally:
+        with _signals.uninterrupted():
+            engine.remove(holder)
+            if process is not None:
+                process.communicate()
+            engine.call("volume", "rm", "--force", volume)
+
+
+def _size(space: Workspace) -> int:
+    """Bytes of the volume: whole pages for what is there, and what is left free."""
+    files = [] if not space.output.exists() else [p for p in space.output.rglob("*") if p.is_file() and not p.is_symlink()]
+    return _LEFT_FREE + sum(-(-p.stat().st_size // _PAGE) * _PAGE for p in files)
+
+
+def _must(engine: Engine, *words: str) -> None:
+    said = engine.call(*words)
+    if said.status:
+        raise EngineError(f"a small /out cannot be made: {said.reason}", hint=f"the command was: {launch.quoted([engine.program, *words])}")
+
+
+def _wait_for(engine: Engine, holder: str, process: subprocess.Popen[bytes]) -> None:
+    ends = time.monotonic() + 60.0
+    while engine.call("exec", holder, "true").status:
+        if process.poll() is not None or time.monotonic() > ends:
+            raise EngineError("a small /out cannot be made: the container that holds it did not start", hint="the image must have `cat`")
+        time.sleep(0.1)
