@@ -1,4 +1,4 @@
-# make demo | test | check | bench | images | clean        every target sets up what it needs, in a virtual environment of its own
+# make demo | test | check | bench | images | docs | clean        every target sets up what it needs, in a virtual environment of its own
 PYTHON ?= python3
 VENV ?= .venv
 ENGINE ?= local
@@ -13,7 +13,7 @@ PYTEST_FLAGS ?=
 IN_VENV := $(VENV)/bin/python
 PIP := $(IN_VENV) -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-core check bench images wheel clean
+.PHONY: demo test test-core check bench images docs wheel clean
 .SUFFIXES:
 
 demo: $(VENV)/.demo $(if $(filter-out local,$(ENGINE)),images)    ## train, mine and infer with the demo detector
@@ -60,6 +60,9 @@ images:    ## the base layer and the demo image
 MIRRORS = $(if $(PIP_INDEX_URL),--build-arg PIP_INDEX_URL=$(PIP_INDEX_URL)) $(if $(APT_MIRROR),--build-arg APT_MIRROR=$(APT_MIRROR))
 ENGINE_PROGRAM = $(if $(filter-out local,$(ENGINE)),$(ENGINE),docker)
 
+docs: $(VENV)/.docs    ## build/site/: the pages of docs/ as a web site that can be read from disk
+	$(VENV)/bin/mkdocs build --strict --quiet
+
 wheel: $(VENV)/.dev    ## dist/: a wheel and a source archive
 	$(IN_VENV) -m build --outdir dist .
 
@@ -85,4 +88,8 @@ $(VENV)/.test: $(VENV)/bin/python pyproject.toml $(CONSTRAINTS)
 
 $(VENV)/.dev: $(VENV)/.core
 	$(PIP) --editable '.[dev,host]'
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.core
+	$(PIP) --editable '.[docs,host]'
 	touch $@
