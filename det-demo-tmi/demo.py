@@ -12,12 +12,12 @@ import shutil
 import statistics
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Dict, List, Sequence
 
 import yaml
 
 from ymir_exc.errors import EXIT_FAILED, YmirError
-from ymir_exc.host import launch, sample, sheet, show, workspace
+from ymir_exc.host import launch, runner, sample, sheet, show, workspace
 
 HERE = Path(__file__).resolve().parent
 TEMPLATES = HERE / "img-man"
@@ -52,19 +52,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--image", default="ymir-exc-det-demo", help="the demo image, for an engine")
     parser.add_argument("--out", type=Path, default=Path("demo-run"), help="folder for the dataset and the results")
     parser.add_argument("--images", type=int, default=400, help="labelled images of the dataset")
-    parser.add_argument("--param", action="append", default=[], metavar="KEY=VALUE", type=_parameter,
+    parser.add_argument("--param", action="append", default=[], metavar="KEY=VALUE", type=runner.parameter,
                         help="a hyper-parameter of the training")
     return parser.parse_args()
-
-
-def _parameter(pair: str) -> Tuple[str, Any]:
-    key, equals, value = pair.partition("=")
-    try:
-        if equals:
-            return key, yaml.safe_load(value)
-    except yaml.YAMLError:
-        pass
-    raise argparse.ArgumentTypeError(f"{pair!r} is not KEY=VALUE with a value in YAML")
 
 
 def _run(name: str, tasks: Sequence[str], data: Path, options: argparse.Namespace) -> Any:

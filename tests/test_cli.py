@@ -12,7 +12,7 @@ from tests.supervised import ROOT, last_line
 from ymir_exc import __version__, cli
 from ymir_exc.errors import ConfigError, NetworkError
 
-COMMANDS = ("run", "sample")
+COMMANDS = ("init", "run", "check", "build", "verify", "report", "sample", "doctor", "completion")
 
 
 def module(*words, **kwargs):
@@ -37,7 +37,7 @@ def test_help_has_an_example(capsys, words):
 def test_help_names_every_command(capsys):
     cli.main(["--help"])
     out = capsys.readouterr().out
-    assert all(re.search(rf"^    {command} ", out, re.MULTILINE) for command in COMMANDS)
+    assert all(re.search(rf"^    {command}( |$)", out, re.MULTILINE) for command in COMMANDS)
 
 
 @pytest.mark.parametrize("words,said", [
@@ -69,6 +69,11 @@ def ran(monkeypatch):
 def test_what_belongs_to_the_program(ran, words, expected):
     assert cli.main(["run", *words]) == 7
     assert ran == [expected]
+
+
+@pytest.mark.parametrize("flag", ["--overwrite", "--watch", "--json", "-q", "-vv", "--out=x"])
+def test_a_flag_takes_no_word_of_the_program(flag):
+    assert cli._split([flag, "a", "-b"]) == ([flag], ["a", "-b"])
 
 
 def test_run_as_a_module(local):
@@ -119,6 +124,26 @@ def test_sample_shows_its_progress_on_a_terminal(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     assert cli.main(["sample", str(tmp_path / "x"), "--images", "4"]) == 0
     assert capsys.readouterr().err.endswith("\rdrawing 5/5\n")
+
+
+def test_no_command_is_forgotten():
+    from ymir_exc import commands
+    assert tuple(commands.COMMANDS) == COMMANDS
+
+
+def test_starting_a_program_loads_no_parser():
+    program = "import sys; from ymir_exc import cli; cli.main(['run', '--', 'true']); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    loaded = set(done.stdout.split())
+    assert "ymir_exc.supervisor" in loaded
+    assert not {"argparse", "ymir_exc.host", "ymir_exc.commands", "yaml", "numpy", "pydantic"} & loaded
+
+
+def test_an_option_before_the_program_loads_no_tool_of_a_person_s_machine():
+    program = ("import sys; from ymir_exc import cli; sys.argv = ['ymir-exc', 'run', '--platform=local', '--', 'true']; cli.main(); "
+               "print(*sys.modules)")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert "ymir_exc.commands.run" in done.stdout and "ymir_exc.host" not in done.stdout.split()
 
 
 def test_nothing_is_loaded_that_the_command_does_not_need():

@@ -27,7 +27,8 @@ def test_names_and_contents(built):
     with zipfile.ZipFile(next(built.glob("*.whl"))) as wheel:
         names = wheel.namelist()
         metadata = wheel.read(next(n for n in names if n.endswith("METADATA"))).decode()
-    sources = {str(p.relative_to(ROOT)) for p in (ROOT / "ymir_exc").rglob("*.py")} | {"ymir_exc/py.typed"}
+    files = [path for pattern in ("*.py", "assets/**/*") for path in (ROOT / "ymir_exc").rglob(pattern) if path.is_file()]
+    sources = {str(path.relative_to(ROOT)) for path in files} | {"ymir_exc/py.typed"}
     assert {n for n in names if not n.startswith("ymir_exc-")} == sources
     needs = [line.split(": ")[1] for line in metadata.splitlines() if line.startswith("Requires-Dist") and "extra ==" not in line]
     assert sorted(n.split(">")[0].split("<")[0] for n in needs) == ["easydict", "pydantic", "pyyaml", "tensorboard"]

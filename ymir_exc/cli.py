@@ -1,6 +1,7 @@
 """The command `ymir-exc`: finds the command, parses, prints what went wrong, and returns the exit status."""
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING, List, Optional, Sequence, Tuple
 
@@ -11,10 +12,13 @@ if TYPE_CHECKING:
 
 _EXAMPLES = """\
 examples:
+  ymir-exc init my-detector                 a project of your own
+  ymir-exc sample my-data --images 40       a dataset to try it on
+  ymir-exc run --data my-data --task training -- python my-detector/app/start.py
   ymir-exc run -- python /app/start.py      in /usr/bin/start.sh of an image, after `exec`
-  ymir-exc sample demo-run --images 40      a dataset to try an image on
 """
-_FLAGS = {"-h", "--help", "-q", "--quiet", "-v", "--verbose", "--json"}    # of `run`: its other options take a value
+_EXIT_NO_READER = 141    # as a shell tells of SIGPIPE
+_FLAGS = {"-h", "--help", "-q", "--quiet", "-v", "--verbose", "--json", "--overwrite", "--watch"}    # of `run`: its others take a value
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -36,15 +40,20 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
                 from ymir_exc import supervisor
                 return supervisor.run(program, None)
             words = ["run", *options]
-        arguments = _parser(words[0] if words else "").parse_args(words)
+        arguments = _parsers(words[0] if words else "")[0].parse_args(words)
         arguments.program = program
         _log(arguments)
-        return int(arguments.command(arguments))
+        status = int(arguments.command(arguments))
+        sys.stdout.flush()
+        return status
     except YmirError as e:
         print(f"ymir-exc: {e}", file=sys.stderr)
         return e.exit_code
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
+    except BrokenPipeError:    # who read our output has gone, as `head` does: nothing is wrong, and nothing more is to be said
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return _EXIT_NO_READER
     except SystemExit as e:    # argparse, after it has said what is wrong
         return e.code if isinstance(e.code, int) else EXIT_USAGE
 
@@ -57,19 +66,25 @@ def _split(words: List[str]) -> Tuple[List[str], List[str]]:
     return words[:end], words[end + 1:] if words[end:end + 1] == ["--"] else words[end:]
 
 
-def _parser(wanted: str) -> argparse.ArgumentParser:
+def parser_of(command: str) -> argparse.ArgumentParser:
+    """The parser of one command's words, without the command itself."""
+    return _parsers(command)[1]
+
+
+def _parsers(wanted: str) -> Tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
+    """The whole program's, and that of the command that is wanted."""
     import argparse
 
     from ymir_exc._version import __version__
     from ymir_exc.commands import COMMANDS, add
     parser = argparse.ArgumentParser(prog="ymir-exc", epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     allow_abbrev=False,
-                                     description="The runtime inside AI training images: it keeps YMIR's contract on disk.")
+                                     description="The runtime inside AI training images: it keeps YMIR's contract on disk.",
+                                     allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"ymir-exc {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name in COMMANDS:
         add(commands, name, name == wanted)
-    return parser
+    return parser, commands.choices.get(wanted, parser)
 
 
 def _log(arguments: argparse.Namespace) -> None:

@@ -10,8 +10,15 @@ import importlib
 from typing import Any, Dict
 
 COMMANDS: Dict[str, str] = {
+    "init": "write a new project that builds and passes at once",
     "run": "run a program as the platform's task, in a container or over a dataset folder",
+    "check": "judge an output, a dataset, templates or a configuration, without running anything",
+    "build": "build a project's image, and check it",
+    "verify": "start an image as the platform does, and check what it leaves",
+    "report": "show what tasks left on one page that opens from disk",
     "sample": "write a small dataset in the platform's layout",
+    "doctor": "tell what this machine has, and what to do about what it lacks",
+    "completion": "print a script that completes this command's words in a shell",
 }
 """Name, and the line in `ymir-exc --help`, in the order of use."""
 

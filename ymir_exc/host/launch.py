@@ -128,16 +128,25 @@ def _watch(argv: Sequence[str], workspace: Workspace, on_progress: Optional[OnPr
         try:
             _poll(process, workspace, on_progress, started)
         except BaseException:
-            stop(process)
-            try:
-                process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            _end(process, stop)
             raise
     status = process.returncode if process.returncode >= 0 else 128 - process.returncode
     record = monitor.read_record(workspace.output / "monitor.txt")
     return Run(status, time.monotonic() - started, record, log)
+
+
+def _end(process: subprocess.Popen[bytes], stop: Callable[[subprocess.Popen[bytes]], None]) -> None:
+    """Ask the task to stop, and wait for it. A second Ctrl-C asks once more, which the supervisor takes for "at once"."""
+    until = time.monotonic() + STOP_SECONDS
+    while process.poll() is None:
+        try:
+            stop(process)
+            process.wait(max(0.0, until - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        except KeyboardInterrupt:
+            continue
 
 
 def _poll(process: subprocess.Popen[bytes], workspace: Workspace, on_progress: Optional[OnProgress], started: float) -> None:
