@@ -36,7 +36,7 @@ _BANNER = rule("B602", _E, "Nothing but the file comes on stdout when the platfo
 _NO_START = rule("B603", _W, f"{START} is there and can be run by every uid", "Tools around the platform start it by this path",
                  f"COPY start.sh {START}, and chmod 755 it")
 _NO_CMD = rule("B604", _E, "The image's CMD or ENTRYPOINT starts the program", "The platform names no command: without one, nothing runs",
-               f'End the Dockerfile with CMD ["{START}"].')
+               f'End the Dockerfile with CMD ["{START}"]')
 _ENTRYPOINT = rule("B605", _E, "The ENTRYPOINT passes on the command that is given",
                    "The platform reads the templates by `cat` as the command",
                    'Write ENTRYPOINT [] and start the program by CMD, or end the entry point\'s script with exec "$@".')
