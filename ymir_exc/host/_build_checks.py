@@ -39,7 +39,7 @@ _NO_CMD = rule("B604", _E, "The image's CMD or ENTRYPOINT starts the program", "
                f'End the Dockerfile with CMD ["{START}"]')
 _ENTRYPOINT = rule("B605", _E, "The ENTRYPOINT passes on the command that is given",
                    "The platform reads the templates by `cat` as the command",
-                   'Write ENTRYPOINT [] and start the program by CMD, or end the entry point\'s script with exec "$@".')
+                   'Write ENTRYPOINT [] and start the program by CMD, or end the entry point\'s script with exec "$@"')
 _UID = rule("B606", _E, "A shell, and Python where there is one, run under a uid without an entry in /etc/passwd",
             "The platform starts the image under its own uid",
             "Install nothing that is needed under /root, and chmod -R a+rX what is copied in")
