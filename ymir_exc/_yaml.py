@@ -69,7 +69,55 @@ def load(path: str, what: str = "this file", most: int = 0) -> Any:
         most: How many values are read; MAX_VALUES when 0. The file may have some tens of bytes for each.
     """
     most = most or MAX_VALUES
-    text = _read_text(path, what, most * _BYTES_PER_VALUE)
+    return _parsed(_read_text(path, what, most * _BYTES_PER_VALUE), path, most)
+
+
+def loads(text: str, name: str) -> Any:
+    """Read YAML that was given as text, of a command line, say; the limits and errors are those of `load_mapping`.
+
+    Args:
+        text: The YAML.
+        name: What it is called in messages.
+    """
+    return _parsed(text, name, MAX_VALUES)
+
+
+def key_lines(path: str) -> Dict[str, int]:
+    """Where the keys of a file stand.
+
+    Args:
+        path: A file that `load` can read.
+
+    Returns:
+        The line, from 1, of each key or entry, such as `model_stages.epoch_1.files[0]`.
+    """
+    import yaml
+    text = _read_text(path, "this file", MAX_VALUES * _BYTES_PER_VALUE)
+    root = yaml.compose(text, Loader=cast(Any, partial(_loader(), most=MAX_VALUES)))
+    lines: Dict[str, int] = {}
+    if root is not None:
+        _walk(root, "", lines, set())
+    return lines
+
+
+def _walk(node: Any, key: str, lines: Dict[str, int], seen: Set[int]) -> None:
+    if id(node) in seen:    # an alias: written out, a few lines may stand for billions
+        return
+    seen.add(id(node))
+    if isinstance(node.value, str):
+        return
+    for position, child in enumerate(node.value):
+        if isinstance(child, tuple):
+            name, child = child
+            place = f"{key}.{name.value}" if key else str(name.value)
+            lines.setdefault(place, name.start_mark.line + 1)
+        else:
+            place = f"{key}[{position}]"
+            lines.setdefault(place, child.start_mark.line + 1)
+        _walk(child, place, lines, seen)
+
+
+def _parsed(text: str, path: str, most: int) -> Any:
     import yaml
     try:
         value = yaml.load(text, Loader=cast(Any, partial(_loader(), most=most)))    # a SafeLoader, made below

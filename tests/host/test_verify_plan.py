@@ -11,6 +11,8 @@ import time
 import pytest
 import yaml
 
+pytest.importorskip("PIL")
+
 from ymir_exc.errors import ConfigError
 from ymir_exc.host import sample, verify, workspace
 from ymir_exc.host.engine import Engine

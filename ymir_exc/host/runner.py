@@ -11,7 +11,7 @@ from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Seq
 
 import yaml
 
-from ymir_exc import _files
+from ymir_exc import _files, _yaml
 from ymir_exc._yaml import load_mapping
 from ymir_exc.errors import ConfigError, YmirError
 from ymir_exc.host import _signals, launch, workspace
@@ -80,9 +80,9 @@ def parameter(pair: str) -> Tuple[str, Any]:
     """
     import argparse
     key, equals, value = pair.partition("=")
-    with contextlib.suppress(yaml.YAMLError, ValueError, RecursionError):
+    with contextlib.suppress(ConfigError):
         if equals and key.strip():
-            return key.strip(), yaml.safe_load(value)
+            return key.strip(), _yaml.loads(value, key)
     raise argparse.ArgumentTypeError(f"{pair!r} is not KEY=VALUE with a value in YAML")
 
 
