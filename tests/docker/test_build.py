@@ -42,7 +42,7 @@ def test_a_sound_project(project):
     assert made.layers[0].size == max(layer.size for layer in made.layers) > 0
     assert sum(layer.size for layer in made.layers) <= made.size
     assert f"{NAME}:sound: " in "\n".join(build.describe(made))
-    assert made.commands[0][:4] == ("docker", "build", "-t", f"{NAME}:sound")
+    assert made.commands[0][:5] == ("docker", "build", "--force-rm", "-t", f"{NAME}:sound")
 
 
 BANNER = r"""RUN printf '#!/bin/sh\necho Welcome\nexec "$@"\n' > /entry && chmod 755 /entry"""
@@ -92,9 +92,11 @@ def test_what_is_ignored_is_not_in_the_image(project):
     assert {path[len("/context/"):] for path in listed} == {name for name in ours if not ignored(name)}
 
 
-def test_a_step_that_fails(project):
+def test_a_step_that_fails_leaves_no_container(project):
+    before = engine("ps", "-aq").stdout
     with pytest.raises(build.BuildError, match="could not build"):
         built(project, "RUN exit 3")
+    assert engine("ps", "-aq").stdout == before
 
 
 def command(*words):

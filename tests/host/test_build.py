@@ -134,7 +134,7 @@ def test_a_dry_run_prints_every_command_and_runs_none(project):
     done = command(str(project), "--dry-run", "--network", "host", "--build-arg", "A=b c", "--engine", "docker", PATH="/nowhere")
     assert done.returncode == 0, done.stderr
     first = done.stdout.splitlines()[0]
-    assert first.startswith("docker build -t my-project --network host --build-arg 'A=b c' --label ")
+    assert first.startswith("docker build --force-rm -t my-project --network host --build-arg 'A=b c' --label ")
     assert first.endswith(f"'{project}'")
     assert " cat /img-man/training-template.yaml" in done.stdout
 

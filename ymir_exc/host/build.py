@@ -82,7 +82,7 @@ def build(engine: Engine, folder: Path, *, tag: str = "", build_args: Sequence[s
         raise ConfigError(f"{tag!r} is no name of an image", hint="lower-case letters, digits and . _ - /, then perhaps :TAG")
     engine.check()
     context = _build_context.scan(folder)
-    words = ["build", "-t", tag, *(["--network", network] if network else [])]
+    words = ["build", "--force-rm", "-t", tag, *(["--network", network] if network else [])]    # no container is left when a step fails
     words += [word for one in build_args for word in ("--build-arg", one)]
     words += [word for key, value in labels(folder, tag).items() for word in ("--label", f"{key}={value}")]
     if engine.stream(*words, str(folder), quiet=quiet):
