@@ -5,7 +5,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, List, Optional, Sequence, Tuple
 
-from ymir_exc.errors import EXIT_INTERRUPTED, EXIT_USAGE, YmirError
+from ymir_exc.errors import EXIT_INTERRUPTED, EXIT_USAGE, Stopped, YmirError
 
 if TYPE_CHECKING:
     import argparse
@@ -33,29 +33,44 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        program: List[str] = []
-        if words[:1] == ["run"]:
-            options, program = _split(words[1:])
-            if program and not options:    # as in an image: argparse is not to pay for before the program starts
-                from ymir_exc import supervisor
-                return supervisor.run(program, None)
-            words = ["run", *options]
-        arguments = _parsers(words[0] if words else "")[0].parse_args(words)
-        arguments.program = program
-        _log(arguments)
-        status = int(arguments.command(arguments))
-        sys.stdout.flush()
-        return status
+        return _run(words)
     except YmirError as e:
+        if argv is None and isinstance(e, Stopped):
+            _ignore_stops()
         print(f"ymir-exc: {e}", file=sys.stderr)
         return e.exit_code
     except KeyboardInterrupt:
+        if argv is None:
+            _ignore_stops()
         return EXIT_INTERRUPTED
     except BrokenPipeError:    # who read our output has gone, as `head` does: nothing is wrong, and nothing more is to be said
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return _EXIT_NO_READER
     except SystemExit as e:    # argparse, after it has said what is wrong
         return e.code if isinstance(e.code, int) else EXIT_USAGE
+
+
+def _run(words: List[str]) -> int:
+    program: List[str] = []
+    if words[:1] == ["run"]:
+        options, program = _split(words[1:])
+        if program and not options:    # as in an image: argparse is not to pay for before the program starts
+            from ymir_exc import supervisor
+            return supervisor.run(program, None)
+        words = ["run", *options]
+    arguments = _parsers(words[0] if words else "")[0].parse_args(words)
+    arguments.program = program
+    _log(arguments)
+    status = int(arguments.command(arguments))
+    sys.stdout.flush()
+    return status
+
+
+def _ignore_stops() -> None:
+    """This process is about to end with the status that tells of the stop; one more of them is not to replace it."""
+    import signal
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _split(words: List[str]) -> Tuple[List[str], List[str]]:

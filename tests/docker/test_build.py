@@ -3,8 +3,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -97,6 +99,24 @@ def test_a_step_that_fails_leaves_no_container(project):
     with pytest.raises(build.BuildError, match="could not build"):
         built(project, "RUN exit 3")
     assert engine("ps", "-aq").stdout == before
+
+
+@pytest.mark.parametrize("number,status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stop_leaves_no_container(project, number, status):
+    with (project / "Dockerfile").open("a") as file:
+        file.write("\nRUN sleep 120\n")
+    before = engine("ps", "-aq").stdout
+    words = [sys.executable, "-m", "ymir_exc", "build", str(project), "--tag", f"{NAME}:stopped"]
+    process = subprocess.Popen(words, start_new_session=True)
+    ends = time.monotonic() + 120
+    while "sleep 120" not in engine("ps", "--no-trunc").stdout:
+        assert process.poll() is None and time.monotonic() < ends
+        time.sleep(0.1)
+    process.send_signal(number)
+    assert process.wait(60) == status
+    while engine("ps", "-aq").stdout != before:    # the engine clears up by itself, when its client has gone
+        assert time.monotonic() < ends
+        time.sleep(0.1)
 
 
 def command(*words):

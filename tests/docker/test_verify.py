@@ -133,7 +133,7 @@ def test_a_task_that_does_not_end_is_removed(small, tmp_path):
     assert engine("ps", "-aq", "--filter", f"ancestor={NAME}:stop").stdout == ""
 
 
-@pytest.mark.parametrize("number,status,times", [(signal.SIGINT, 130, 3), (signal.SIGTERM, 143, 1)])
+@pytest.mark.parametrize("number,status,times", [(signal.SIGINT, 130, 3), (signal.SIGTERM, 143, 3)])
 def test_an_interrupt_leaves_no_container_and_no_foreign_file(small, tmp_path, number, status, times):
     name, out = image("stop"), tmp_path / "out"
     words = ["verify", name, "--data", str(small), "--out", str(out), "--tasks", "training"]

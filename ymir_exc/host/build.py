@@ -11,7 +11,7 @@ from typing import Dict, List, NamedTuple, Sequence, Tuple
 
 from ymir_exc._version import __version__
 from ymir_exc.errors import ConfigError, YmirError
-from ymir_exc.host import _build_checks, _build_context
+from ymir_exc.host import _build_checks, _build_context, _signals
 from ymir_exc.host.engine import Engine
 from ymir_exc.host.findings import Finding
 from ymir_exc.host.verify import _img_man
@@ -73,6 +73,7 @@ def build(engine: Engine, folder: Path, *, tag: str = "", build_args: Sequence[s
         ConfigError: The folder has no Dockerfile, or the tag is none.
         EngineError: The engine does not answer.
         BuildError: A step of the Dockerfile failed.
+        Stopped: This process got SIGTERM or SIGHUP; the engine's command was ended before.
     """
     folder = folder.resolve()
     if not (folder / "Dockerfile").is_file():
@@ -85,9 +86,10 @@ def build(engine: Engine, folder: Path, *, tag: str = "", build_args: Sequence[s
     words = ["build", "--force-rm", "-t", tag, *(["--network", network] if network else [])]    # no container is left when a step fails
     words += [word for one in build_args for word in ("--build-arg", one)]
     words += [word for key, value in labels(folder, tag).items() for word in ("--label", f"{key}={value}")]
-    if engine.stream(*words, str(folder), quiet=quiet):
-        raise BuildError(f"{engine.program} could not build {folder}", hint="its last lines say which step failed")
-    return _inspect(engine, folder, tag, context)
+    with _signals.stoppable():
+        if engine.stream(*words, str(folder), quiet=quiet):
+            raise BuildError(f"{engine.program} could not build {folder}", hint="its last lines say which step failed")
+        return _inspect(engine, folder, tag, context)
 
 
 def describe(built: Built) -> List[str]:

@@ -133,7 +133,7 @@ def run(job: Job, on_progress: Optional[launch.OnProgress] = None) -> Result:
         StorageError: A file cannot be written.
         Stopped: This process got SIGTERM or SIGHUP; the program was stopped before.
     """
-    with _held(job), _signals.stoppable():
+    with _held(job), _signals.stoppable(insist=True):
         space = _prepare(job)
         done = launch.run_local(space, job.program, on_progress=on_progress)
         findings: List[Finding] = []
