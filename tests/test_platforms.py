@@ -72,7 +72,7 @@ def test_who_forces_wins(platform, monkeypatch):
     assert platforms.choose().name == "local"
     assert platforms.choose("ymir").name == "ymir"
     assert platforms.choose(environ={"YMIR_EXC_PLATFORM": ""}).name == "ymir"
-    with pytest.raises(ConfigError, match=r"unknown platform 'ymri'.*ymir, local"):
+    with pytest.raises(ConfigError, match=r"unknown platform 'ymri'.*ymir, ti, local"):
         platforms.choose("ymri")
 
 

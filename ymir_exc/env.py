@@ -18,12 +18,15 @@ from ymir_exc._models import EnvInputConfig as EnvInputConfig
 from ymir_exc._models import EnvOutputConfig as EnvOutputConfig
 from ymir_exc._models import made_of
 from ymir_exc._yaml import load_mapping, nearest
-from ymir_exc.errors import ConfigError
+from ymir_exc.errors import ConfigError, WeightsError
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
 _T = TypeVar("_T")
+NO_TASK_VARIABLE = "YMIR_EXC_NO_TASK"
+"""Set for a program on a platform whose files are no task for this package: why. Only a program that asks for the task hears of it."""
+
 DEFAULT_OBJECT_TYPE = 2
 _SETTLED_NS = 50_000_000
 """A file changed less than this time ago may change again under the same time stamp: kernels count in steps of some milliseconds."""
@@ -57,14 +60,16 @@ def get_current_env() -> EnvConfig:
         A fresh object: changing it changes nothing else.
 
     Raises:
-        ConfigError: The file is missing, unreadable, no YAML mapping, or a value has the wrong type.
+        ConfigError: The file is missing, unreadable, no YAML mapping, or a value has the wrong type; or the platform's files, which are
+            not YMIR's, are no task for this package.
+        WeightsError: The same, because a model's archive is broken.
     """
     return fresh(current_env())
 
 
 def current_env() -> EnvConfig:
     """The same without the copy, for readers inside the package; not to be altered."""
-    return _cached(settings.DEFAULT_ENV_FILE_PATH, _read_env)
+    return _cached(settings.DEFAULT_ENV_FILE_PATH, _read_task)
 
 
 def fresh(shared: EnvConfig) -> EnvConfig:
@@ -145,6 +150,14 @@ def task_files(path: str) -> TaskFiles:
     env = _read_env(path)
     return TaskFiles(path, env.task_id, env.input.config_file, env.output.root_dir, env.output.models_dir,
                      env.output.monitor_file, env.output.training_result_file)
+
+
+def _read_task(path: str) -> EnvConfig:
+    reason = os.environ.get(NO_TASK_VARIABLE)
+    if reason and not os.path.lexists(path):
+        kind, _, text = reason.partition(": ")
+        raise WeightsError(text) if kind == WeightsError.__name__ else ConfigError(reason)
+    return _read_env(path)
 
 
 def _read_env(path: str) -> EnvConfig:

@@ -13,6 +13,7 @@ PLATFORM_VARIABLE = "YMIR_EXC_PLATFORM"
 # Loaded only when asked for: name -> (module, class). `local` takes whatever the others left.
 _REGISTRY: Mapping[str, Tuple[str, str]] = {
     "ymir": ("ymir_exc.platforms.ymir", "YmirPlatform"),
+    "ti": ("ymir_exc.platforms.ti", "TiPlatform"),
     "local": ("ymir_exc.platforms.local", "LocalPlatform"),
 }
 NAMES: Tuple[str, ...] = tuple(_REGISTRY)
@@ -39,9 +40,18 @@ def choose(name: Optional[str] = None, environ: Optional[Mapping[str, str]] = No
         environ: The environment variables; the process's own when None.
 
     Raises:
-        ConfigError: The forced name is unknown.
+        ConfigError: The forced name is unknown; or the files of two platforms are there, and nothing says which one counts.
     """
-    forced = name or (os.environ if environ is None else environ).get(PLATFORM_VARIABLE)
+    given = os.environ if environ is None else environ
+    forced = name or given.get(PLATFORM_VARIABLE)
     if forced:
         return load(forced)
-    return next(platform for platform in map(load, NAMES) if platform.detect())
+    candidates = map(load, NAMES)
+    first = next(platform for platform in candidates if platform.detect())
+    if given.get("DEFAULT_ENV_FILE_PATH") or first.name == "local":
+        return first
+    others = [platform.name for platform in candidates if platform.name != "local" and platform.detect()]
+    if others:
+        raise ConfigError(f"this container has the files of the platforms {' and '.join([first.name, *others])}",
+                          hint=f"set {PLATFORM_VARIABLE} to the one that started it, or mount only its files")
+    return first

@@ -24,6 +24,10 @@ class Prepared(NamedTuple):
         monitor_file: Where progress and the reason of a failure belong; None for nowhere.
         task_id: The first column of the monitor file.
         folders: Where the program writes; temporary files of killed writers are swept from there at the end.
+        argv: The program to start instead of the one that was given; None to start that.
+        arguments: What is appended to either.
+        cwd: The program's working directory; None for the supervisor's.
+        warnings: What the user is to hear of, a line each.
     """
 
     env_file: Optional[str] = None
@@ -31,6 +35,10 @@ class Prepared(NamedTuple):
     monitor_file: Optional[str] = None
     task_id: str = ""
     folders: Tuple[str, ...] = ()
+    argv: Optional[Tuple[str, ...]] = None
+    arguments: Tuple[str, ...] = ()
+    cwd: Optional[str] = None
+    warnings: Tuple[str, ...] = ()
 
 
 class Outcome(NamedTuple):
@@ -41,12 +49,14 @@ class Outcome(NamedTuple):
         failure: The platform's code and the reason; None when the task succeeded.
         lines: The traceback or the last output.
         recorded: The program itself left its final word in the monitor file, and that is to stay.
+        stopped: It was asked to stop while it ran and had not failed before.
     """
 
     status: int
     failure: Optional[Failure] = None
     lines: Tuple[str, ...] = ()
     recorded: bool = False
+    stopped: bool = False
 
 
 class Platform(Protocol):

@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import Optional, Sequence
 
 
-def run(argv: Sequence[str], platform: Optional[str] = None, *, grace: Optional[float] = None) -> int:
+def run(argv: Sequence[str], platform: Optional[str] = None, *, grace: Optional[float] = None, before: Sequence[str] = ()) -> int:
     """Run a program as the platform's task, and tell the platform how it ended.
 
     Takes over the signals and the children of this process, for good: it is the last thing that a process does.
@@ -26,6 +26,7 @@ def run(argv: Sequence[str], platform: Optional[str] = None, *, grace: Optional[
         argv: The program and its arguments.
         platform: Name of the platform; detected when None.
         grace: Seconds from a request to stop to SIGKILL; the variable `YMIR_EXC_GRACE`, else 8.
+        before: Words that go before the program, be it this one or what the platform names instead: a launcher, say.
 
     Returns:
         The exit status: the program's own, 128 + n when signal n killed it or stopped us, 126 or 127 when it could not be started, 4 when
@@ -36,4 +37,4 @@ def run(argv: Sequence[str], platform: Optional[str] = None, *, grace: Optional[
     open_standard_streams()
     with SignalQueue() as signals:    # before anything that takes time: a request to stop that comes now is not to be lost
         from ymir_exc.supervisor._run import Run
-        return Run(list(argv), signals, grace).run(platform)
+        return Run(list(argv), signals, grace, before).run(platform)

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import time
-from typing import TYPE_CHECKING, Dict, List, Optional, Set, Tuple
+from typing import TYPE_CHECKING, Dict, List, Optional, Sequence, Set, Tuple
 
 from ymir_exc import _files, platforms
 from ymir_exc.code import ExecutorState
@@ -38,10 +38,12 @@ class Run:
         argv: The program and its arguments.
         signals: Where our signals arrive.
         grace: Seconds from a request to stop to SIGKILL; as the environment says when None.
+        before: Words that go before the program, be it `argv` or what the platform names instead.
     """
 
-    def __init__(self, argv: List[str], signals: _processes.SignalQueue, grace: Optional[float]) -> None:
+    def __init__(self, argv: List[str], signals: _processes.SignalQueue, grace: Optional[float], before: Sequence[str] = ()) -> None:
         self.argv = argv
+        self.before = list(before)
         self.signals = signals
         self.platform: Optional[Platform] = None
         self.prepared = Prepared()
@@ -66,6 +68,9 @@ class Run:
             self.prepared = self.platform.prepare()
         except Exception as e:    # whatever is wrong, the platform is to hear of it
             return self._end(_verdict.of_error(e, EXIT_CONTRACT))
+        self.argv = [*self.before, *(self.prepared.argv or self.argv), *self.prepared.arguments]
+        for text in self.prepared.warnings:
+            self._warn(text)
         try:
             self._begin_record()
             outcome = self._run_program()
@@ -120,8 +125,9 @@ class Run:
     def _spawn(self, tee: Tee) -> None:
         self.earlier_children = _processes.child_ids()
         self.adopting = _processes.adopt_orphans()
+        environment = {**_environment(), SUPERVISED_VARIABLE: "1", **self.prepared.variables}
         child = subprocess.Popen(self.argv, stdout=tee.out.child_end, stderr=tee.err.child_end, close_fds=False,
-                                 start_new_session=True, env={**_environment(), SUPERVISED_VARIABLE: "1", **self.prepared.variables})
+                                 start_new_session=True, cwd=self.prepared.cwd, env=environment)
         self.group = child.pid
         child.returncode = 0    # so that Popen never waits for it: that is for `_reap`
 

@@ -100,7 +100,7 @@ def _judge_stopped(ended: Ended) -> Outcome:
         words, lines = record.message or words, record.lines or lines
     if words:
         reason = words if words.startswith(reason) else f"{reason}: {words}"
-    return Outcome(128 + number, Failure(RC.RC_CMD_CONTAINER_ERROR, one_line(reason)), lines)
+    return Outcome(128 + number, Failure(RC.RC_CMD_CONTAINER_ERROR, one_line(reason)), lines, stopped=True)
 
 
 def _judge_failed(ended: Ended, status: int) -> Outcome:
