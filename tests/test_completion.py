@@ -113,6 +113,24 @@ def test_the_other_shells_know_the_same(capsys, shell, tmp_path):
                 assert any(str(choice) in line for line in lines), (command, choice)
 
 
+@pytest.mark.skipif(not shutil.which("fish"), reason="fish is not installed")
+@pytest.mark.parametrize("line,offered", [("ver", "verify"), ("run --task mining+", "mining+infer"), ("run -- mkdi", "mkdir"),
+                                          ("run --data . -- cat afi", "afile.yaml")])
+def test_what_fish_offers(capsys, tmp_path, line, offered):
+    (tmp_path / "script").write_text(script("fish", capsys), encoding="utf-8")
+    (tmp_path / "afile.yaml").touch()
+    done = subprocess.run(["fish", "--no-config", "-c", f"source script; complete -C 'ymir-exc {line}'"], capture_output=True, text=True,
+                          cwd=tmp_path, check=True, env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "LC_ALL": "C.UTF-8"})
+    assert offered in [said.split("\t")[0] for said in done.stdout.splitlines()]
+
+
+def test_zsh_finds_programs(capsys):
+    """By its table `commands`, which a variable of that name would hide from the functions that are called."""
+    text = script("zsh", capsys)
+    assert "_command_names" in text
+    assert not re.search(r"^\s*(local .*)?\bcommands\b(=|$)", text, re.MULTILINE)
+
+
 def test_quotes_are_closed(capsys):
     """Each line of zsh's and fish's is whole, whatever stands in a help text."""
     hostile = completion.Option(("--odd",), "it's [odd]: \\ 'so'", "choice", ("a", "b"))

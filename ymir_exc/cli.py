@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, List, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, List, NoReturn, Optional, Sequence, Tuple
 
 from ymir_exc.errors import EXIT_INTERRUPTED, EXIT_USAGE, Stopped, YmirError
 
@@ -92,9 +92,13 @@ def _parsers(wanted: str) -> Tuple[argparse.ArgumentParser, argparse.ArgumentPar
 
     from ymir_exc._version import __version__
     from ymir_exc.commands import COMMANDS, add
-    parser = argparse.ArgumentParser(prog="ymir-exc", epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     description="The runtime inside AI training images: it keeps YMIR's contract on disk.",
-                                     allow_abbrev=False)
+
+    class Parser(argparse.ArgumentParser):
+        def error(self, message: str) -> NoReturn:    # one line, as all errors are
+            self.exit(EXIT_USAGE, f"{self.prog}: {message}; see '{self.prog} --help'\n")
+
+    parser = Parser(prog="ymir-exc", epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
+                    description="The runtime inside AI training images: it keeps YMIR's contract on disk.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"ymir-exc {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name in COMMANDS:

@@ -10,7 +10,7 @@ pytest.importorskip("numpy")
 pytest.importorskip("PIL")
 
 from tests.browser import chromium
-from tests.host.report_cases import EVIL, IMAGES, write_task
+from tests.host.report_cases import EVIL, IMAGES, write_events, write_task
 from ymir_exc.host import report
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(chromium.program() is None, reason="needs Chromium: apt-get install chromium")]
@@ -314,3 +314,101 @@ def test_only_what_is_near_is_drawn(page, made):
     page.settle()
     page.settle()
     assert count(page, "#mining .frame img") > 0
+
+
+def folder_of(page, made):
+    """Of the tests' own pages, beside the one that all share."""
+    return made.page.parent.parent
+
+
+def test_turned_boxes_are_drawn_as_they_lie(page, made):
+    root = write_task(folder_of(page, made) / "turned", {"r.png": ([], [("cat", 0.9, (10, 40, 100, 20))])})
+    (root / "in/annotations/0.txt").write_text("0, 10, 40, 109, 59, -1.0, 1.5707964\n", encoding="utf-8")
+    found = json.loads((root / "out/infer-result.json").read_text(encoding="utf-8"))
+    found["detection"]["r.png"]["boxes"][0]["box"]["rotate_angle"] = 0.7853982
+    (root / "out/infer-result.json").write_text(json.dumps(found), encoding="utf-8")
+    page.open(report.write_report([root], root / "report.html").page)
+    count(page, "#tiles rect")
+    sides = page.run("""['box', 'true'].map((kind) => { const { width, height } = document.querySelector(`#tiles rect.${kind}`)
+      .getBoundingClientRect(); return width / height; })""")
+    assert sides[0] == pytest.approx(1.0, abs=0.05), "by 45 degrees it is as wide as high"
+    assert sides[1] < 0.3, "by 90 degrees it stands"
+    assert "radians" in text(page, "#images .note") and "mAP is not computed for turned boxes" in text(page, "#quality .note")
+    page.run("document.querySelector('#tiles .tile').click()")
+    assert "∠ 45°" in text(page, "#viewer tbody tr")
+    page.run("document.getElementById('viewer-close').click()")
+
+
+def test_long_names_and_many_classes_stay_in_the_window(page, made):
+    names = ["w" * 300, *(f"class {n}" for n in range(30))]
+    root = write_task(folder_of(page, made) / "names", {f"{n}.png": ([(0, 5, 5, 44, 44)], [(name, 0.9, (5, 5, 40, 40))])
+                                                       for n, name in enumerate(names)})
+    config = (root / "in/config.yaml").read_text(encoding="utf-8").replace("- cat", f"- {names[0]}")
+    (root / "in/config.yaml").write_text(config, encoding="utf-8")
+    page.open(report.write_report([root], root / "report.html").page)
+    for width in (1280, 360):
+        page.resize(width, 900)
+        page.settle()
+        assert page.run("document.documentElement.scrollWidth") == width
+    assert "and 19 more classes" in text(page, "#images .legend")
+
+
+def test_a_reason_why_an_image_is_not_shown_stays_in_its_frame(page, made):
+    choose(page, "#sort", "rank")
+    page.run("document.getElementById('next').click()")
+    page.settle()
+    page.run("document.querySelectorAll('.gone span').forEach((one) => { one.textContent = 'a long reason '.repeat(40); })")
+    assert page.run("""[...document.querySelectorAll('.gone span')].every((one) => one.getBoundingClientRect().height
+      < one.closest('.frame').getBoundingClientRect().height)""")
+
+
+def test_one_is_not_many(page, made):
+    root = write_task(folder_of(page, made) / "one")
+    result = root / "out/models/result.yaml"
+    result.write_text(result.read_text(encoding="utf-8").replace("mAP: 0.25", "mAP: 25.0"), encoding="utf-8")
+    page.open(report.write_report([root], root / "report.html").page)
+    assert text_lines(page, "#summary .pills .pill") == ["1 error"]
+
+
+def test_dates_and_the_names_of_classes_are_not_broken(page):
+    page.resize(360, 800, mobile=True)
+    page.settle()
+    assert max(page.run("[...document.querySelectorAll('#stages tbody tr')].map((one) => one.getBoundingClientRect().height)")) < 70
+    bar = page.run("['brand', 'theme', 'language'].map((id) => document.getElementById(id).getBoundingClientRect().bottom)")
+    page.run("document.getElementById('language').click()")
+    assert max(bar) < 50 and page.run("document.getElementById('language').getBoundingClientRect().bottom") < 50, "one row"
+    page.run("localStorage.clear()")
+
+
+def test_findings_say_that_they_are_english(page):
+    page.run("document.getElementById('language').click()")
+    assert "只有英文" in text(page, "#findings .note")
+    assert set(page.run("[...document.querySelectorAll('#findings li strong, #findings .mend span')].map((one) => one.lang)")) == {"en"}
+    page.run("localStorage.clear()")
+
+
+def test_on_paper(page, made):
+    page.resize(1280, 400)
+    page.prefer("dark")
+    page.open(made.page)
+    assert count(page, "#mining .frame:empty")
+    page.call("Emulation.setEmulatedMedia", media="print", features=[{"name": "prefers-color-scheme", "value": "dark"}])
+    try:
+        page.run("dispatchEvent(new Event('beforeprint'))")
+        assert count(page, ".frame:empty") == 0 and count(page, "details:not([open])") == 0
+        assert page.run(CONTRAST)[0][0] >= 4.5, "dark ink on white paper, whatever the screen has"
+        assert page.run("getComputedStyle(document.body).color") == "rgb(28, 34, 39)"
+        assert page.run("getComputedStyle(document.querySelector('.swatch')).printColorAdjust") == "exact"
+        assert page.run("document.querySelector('#images output').checkVisibility()"), "at which score it is"
+    finally:
+        page.call("Emulation.setEmulatedMedia", media="")
+        page.prefer("light")
+
+
+def test_large_values_fit_beside_their_curve(page, made):
+    root = write_task(folder_of(page, made) / "large")
+    write_events(root / "out/tensorboard/more", {"large": [-3.0, 5e8]})
+    page.open(report.write_report([root], root / "report.html").page)
+    marks = page.run("""[...document.querySelectorAll('#curves figure')].find((one) => one.innerText.includes('large'))
+      .querySelectorAll("text[text-anchor='end']").values().map((one) => one.textContent).toArray()""")
+    assert "4e8" in marks and max(map(len, marks)) <= 8

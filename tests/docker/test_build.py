@@ -44,7 +44,7 @@ def test_a_sound_project(project):
     assert made.layers[0].size == max(layer.size for layer in made.layers) > 0
     assert sum(layer.size for layer in made.layers) <= made.size
     assert f"{NAME}:sound: " in "\n".join(build.describe(made))
-    assert made.commands[0][:5] == ("docker", "build", "--force-rm", "-t", f"{NAME}:sound")
+    assert made.commands[1][:5] == ("docker", "build", "--force-rm", "-t", f"{NAME}:sound")
 
 
 BANNER = r"""RUN printf '#!/bin/sh\necho Welcome\nexec "$@"\n' > /entry && chmod 755 /entry"""

@@ -153,6 +153,47 @@ def test_an_interrupt_leaves_no_container_and_no_foreign_file(small, tmp_path, n
     assert "Traceback" not in err
 
 
+def test_sigkill_leaves_no_container(small, tmp_path):
+    name, out = image("stop"), tmp_path / "out"
+    words = ["verify", name, "--data", str(small), "--out", str(out), "--tasks", "training"]
+    process = subprocess.Popen([sys.executable, "-m", "ymir_exc", *words], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not (out / "training" / "out" / "models" / "result.yaml").exists():
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
+    assert engine("ps", "-q", "--filter", f"ancestor={name}").stdout != ""
+    process.kill()
+    process.wait()
+    while engine("ps", "-aq", "--filter", f"ancestor={name}").stdout:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+ODD = {
+    "no-command": ([], "No command specified"),
+    "no-such-command": (["/nowhere.sh"], "/nowhere.sh"),
+    "no-log": (["sh", "-c", "rm -rf /out/*; exit 3"], "it has removed its log"),
+    "pipe": (["sh", "-c", "rm /out/monitor.txt; mkfifo /out/monitor.txt; sleep 1; exit 3"], "it said nothing"),
+    "detached": (["sh", "-c", "setsid sleep 60 & exit 0"], "result.yaml: there is none"),
+    "input": (["sh", "-c", "echo x > /in/config.yaml"], "Read-only file system"),
+    "flood": (["sh", "-c", r"head -c 20000000 /dev/zero | tr '\0' x | fold -w 1000; printf '\n\033[2J\000\377 odd\n'; exit 3"], "odd"),
+    "locked": (["sh", "-c", "mkdir -p /out/models/x/y; chmod 0 /out/models/x; echo closed; exit 3"], "closed"),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_an_image_that_does_something_odd(name, small, tmp_path):
+    argv, said = ODD[name]
+    (tmp_path / "Dockerfile").write_text(f"FROM {image('good')}\nCMD {json.dumps(argv)}\n")
+    assert engine("build", "-q", "-t", f"{NAME}:{name}", str(tmp_path)).returncode == 0
+    out = tmp_path / "parent" / "out"
+    rows = run(f"{NAME}:{name}", small, out, tasks=[["training"]])
+    assert rows["training"].status == FAILED
+    assert said in rows["training"].why and "\033" not in rows["training"].why
+    assert {path.lstat().st_uid for path in (out / "training" / "out").rglob("*")} <= {os.getuid()}
+    assert engine("ps", "-aq", "--filter", f"ancestor={NAME}:{name}").stdout == ""
+
+
 def test_files_are_given_back_through_a_container(tmp_path):
     """As to a caller who is not root and may not change owners."""
     folder = tmp_path / "a 文件夹"

@@ -415,6 +415,7 @@ CASES = {
     "D320": ("infer", box(lambda one: one["box"].update(h=0)), "h is 0"),
     "D321": ("infer", box(lambda one: one["box"].update(rotate_angle=None)), "rotate_angle is None"),
     "D322": ("infer", box(lambda one: one["box"].update(x=60)), "of an image of 64 x 48"),
+    "D323": ("infer", box(lambda one: one["box"].update(x=1.0)), "x is 1.0"),
 
     "S401": ("segmentation", without("categories", file=JSON), "categories is missing"),
     "S402": ("segmentation", coco("images", lambda one: one.update(id="1")), "id is '1'"),

@@ -133,7 +133,8 @@ def command(*words, **environ):
 def test_a_dry_run_prints_every_command_and_runs_none(project):
     done = command(str(project), "--dry-run", "--network", "host", "--build-arg", "A=b c", "--engine", "docker", PATH="/nowhere")
     assert done.returncode == 0, done.stderr
-    first = done.stdout.splitlines()[0]
+    check, first = done.stdout.splitlines()[:2]
+    assert check == "docker info"
     assert first.startswith("docker build --force-rm -t my-project --network host --build-arg 'A=b c' --label ")
     assert first.endswith(f"'{project}'")
     assert " cat /img-man/training-template.yaml" in done.stdout
@@ -160,3 +161,5 @@ def test_a_step_that_fails_is_told_in_one_line(project, tmp_path):
     assert done.returncode == 1
     assert done.stderr.splitlines()[0] == "step 3 failed"
     assert done.stderr.splitlines()[1].startswith("ymir-exc: docker could not build")
+    told = command(str(project), "--json", PATH=f"{fake.parent}:/usr/bin:/bin").stderr.splitlines()    # unless it is to be quiet
+    assert told[0] == "docker info" and told[1].startswith("docker build --force-rm ") and told[2] == "step 3 failed"

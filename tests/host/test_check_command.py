@@ -8,7 +8,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import pytest
 
@@ -102,7 +104,8 @@ def test_usage(capsys, words, said):
 
 @pytest.mark.parametrize(("name", "said"), [
     ("none", "none does not exist"), ("empty", "holds nothing that can be checked; looked for in/, out/ and img-man/"),
-    ("a.txt", "is no config.yaml"), ("result.yaml", "give the folder that it lies in")])
+    ("a.txt", "is no config.yaml"), ("result.yaml", "give the folder that it lies in"), ("two\nlines", r"two\nlines does not exist"),
+    ("a.txt/b", "does not exist"), ("long" * 100, "cannot be read: File name too long")])
 def test_what_is_not_recognised(tmp_path, capsys, name, said):
     (tmp_path / "empty").mkdir()
     (tmp_path / "a.txt").write_text("x")
@@ -110,6 +113,37 @@ def test_what_is_not_recognised(tmp_path, capsys, name, said):
     assert cli.main(["check", str(tmp_path / name)]) == 2
     err = capsys.readouterr().err
     assert said in err and err.count("\n") == 1 and err.startswith("ymir-exc: ")
+
+
+@pytest.mark.parametrize(("closed", "checked", "status", "said"), [
+    ("out", "", 4, ["X004"]), ("out", "out", 2, "out cannot be read: Permission denied"),
+    ("out/models", "", 4, ["X004"]), ("out/models/result.yaml", "", 4, ["X004"]), ("out/models/epoch_20", "", 4, ["X004"]),
+    ("in", "in", 2, "in cannot be read: Permission denied"), ("", "out", 2, "out cannot be read: Permission denied")])
+def test_what_may_not_be_read(monkeypatch, closed, checked, status, said):
+    """As another user: root may read all."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        base = check_cases.make("training", Path(folder, "run"), monkeypatch)
+        os.chmod(base.root / closed, 0)
+        become = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] if os.geteuid() == 0 else []
+        kind = ["--kind", "out"] if status == 4 else []
+        argv = [*become, sys.executable, "-m", "ymir_exc", "check", str(base.root / checked), "--json", *kind]
+        done = subprocess.run(argv, capture_output=True, text=True, encoding="utf-8", check=False, cwd=ROOT)
+        os.chmod(base.root / closed, 0o755)
+    assert done.returncode == status, done.stderr
+    if status == 4:
+        found = json.loads(done.stdout)["findings"]
+        assert sorted({one["code"] for one in found}) == said
+        assert found[0]["path"].startswith(str(base.root / closed)) and "Permission denied" in found[0]["message"]
+    else:
+        assert said in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_what_a_file_says_is_shown_in_part(clean, capsys):
+    check_cases.edit(check_cases.JSON, lambda value: value["detection"].update({"long" * 10_000: {"boxes": 3}}))(clean)
+    assert cli.main(["check", str(clean.out)]) == 4
+    shown = capsys.readouterr().out
+    assert len(shown) < 5000 and "D307: boxes is an integer" in shown and "long.boxes" in shown
 
 
 def test_what_is_recognised(clean, tmp_path):
@@ -130,7 +164,22 @@ def test_what_is_recognised(clean, tmp_path):
 
 def test_an_output_is_judged_by_the_input_beside_it(clean):
     (clean.given / "config.yaml").write_text("class_names: [bird]\nobject_type: 2\n", encoding="utf-8")
-    assert {one.rule.code for one in check.check(clean.root, kind="out")} == {"D314"}
+    for path, kind in ((clean.root, "out"), (clean.out, "out"), (clean.out, None)):
+        assert {one.rule.code for one in check.check(path, kind=kind)} == {"D314"}
+
+
+def test_it_is_so_too_in_the_folder_itself(clean, monkeypatch):
+    (clean.given / "config.yaml").write_text("class_names: [bird]\nobject_type: 2\n", encoding="utf-8")
+    monkeypatch.chdir(clean.out)
+    assert {one.rule.code for one in check.check(".")} == {"D314"}
+
+
+def test_what_lies_beside_an_output_of_another_name_is_none_of_its_own(clean):
+    (clean.given / "config.yaml").write_text("class_names: [bird]\nobject_type: 2\n", encoding="utf-8")
+    clean.out.rename(clean.root / "kept")
+    assert list(check.check(clean.root / "kept")) == []
+    (clean.root / "kept").rename(clean.out)
+    (clean.given / "env.yaml").unlink()
     assert list(check.check(clean.out)) == []
 
 

@@ -1,6 +1,7 @@
 """What a task is given is judged: each rule finds what breaks it and nothing else, and nothing is found where all is well."""
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -9,13 +10,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
 from tests.host.input_cases import INPUT_CASES, TEMPLATE_CASES, Data
 from ymir_exc import result_writer, settings
+from ymir_exc._annotations import annotation_reader
+from ymir_exc.errors import DatasetError
 from ymir_exc.host import sample, workspace
-from ymir_exc.host.check import _dataset, _images, all_rules
+from ymir_exc.host.check import _dataset, _env, _images, all_rules
 from ymir_exc.host.check._config import check_config
 from ymir_exc.host.check._dataset import check_input
 from ymir_exc.host.findings import Severity
@@ -227,6 +231,30 @@ def test_a_pipe_in_the_place_of_another_file_is_not_waited_for(kind, name, code,
     assert codes(check_input(data.input)) == [code]
 
 
+def test_a_pipe_in_the_place_of_one_configuration_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "my.yaml")
+    finding, = check_config(tmp_path / "my.yaml")
+    assert (finding.rule.code, finding.message) == ("C102", f"{tmp_path / 'my.yaml'} is no file")
+
+
+def test_a_pipe_in_the_place_of_a_template_is_not_waited_for(copy):
+    data = copy()
+    data.with_template(epochs=3, learning_rate=0.1)
+    (data.root / "img-man" / "training-template.yaml").unlink()
+    os.mkfifo(data.root / "img-man" / "training-template.yaml")
+    assert list(check_input(data.input)) == []
+
+
+def test_why_a_file_is_not_there(tmp_path):
+    (tmp_path / "a file").write_text("")
+    (tmp_path / "loop").symlink_to("loop")
+    assert _env.absence(str(tmp_path / "a file")) == ""
+    for name, words in (("none", "does not exist"), ("a file/in it", "does not exist"), (".", "is no file"),
+                        ("a\0b", "cannot be read: embedded"), ("loop", "cannot be read: Too many levels"),
+                        ("long" * 100, "cannot be read: File name too long")):
+        assert words in _env.absence(str(tmp_path / name))
+
+
 def test_an_index_file_that_cannot_be_read(copy):
     data = copy()
     data.index().unlink()
@@ -288,7 +316,9 @@ print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM"
         return int(subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, check=True).stdout)
 
     few = peak()
-    data.coco(lambda document: document["annotations"].extend({**document["annotations"][0], "id": 10 ** 6 + n} for n in range(80_000)))
+    data.coco(lambda document: document["annotations"].extend(
+        {**document["annotations"][0], "id": 10 ** 6 + n, "bbox": [n % 40, n // 40 % 40, 1 + n // 1600 % 8, 1 + n // 12800]}
+        for n in range(80_000)))
     assert peak() - few < 16 << 10    # KiB
 
 
@@ -328,6 +358,69 @@ def test_a_coco_file_from_elsewhere(copy):
     path = data.input / "annotations/coco-annotations.json"
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert list(check_input(data.input)) == []
+
+
+def test_doubles_in_a_coco_file(copy):
+    data = copy("coco")
+
+    def change(document):
+        first = document["annotations"][0]
+        document["annotations"] += [
+            {**first, "id": 10 ** 6}, {**first, "category_id": (first["category_id"] + 1) % 3}, {**first, "rotate_angle": 0.5},
+            {**first, "segmentation": [[1, 2, 3, 4, 5, 6]]}, {**first, "segmentation": [[1, 2, 3, 4, 5, 7]]}]
+
+    data.coco(change)
+    finding, = check_input(data.input)
+    path = data.input / "annotations/coco-annotations.json"
+    count = len(json.loads(path.read_text(encoding="utf-8"))["annotations"])
+    assert (finding.rule.code, finding.path, finding.line) == ("A325", str(path), 1)
+    assert finding.key == f"annotations[{count - 5}]" and "with the bbox [" in finding.message
+
+
+@pytest.mark.parametrize("name", ["rotate_angle", "box_quality"])
+@pytest.mark.parametrize("value", ["left", "nan"])
+def test_other_numbers_of_an_object(name, value, copy):
+    """As the readers have it."""
+    data = copy("voc")
+    image, annotation = data.paths()
+
+    def change(root):
+        found = root.find("object")
+        found = found.find("bndbox") if name == "rotate_angle" else found
+        for element in found.findall(name):
+            found.remove(element)
+        ElementTree.SubElement(found, name).text = value
+
+    data.voc(change)
+    with pytest.raises(DatasetError):
+        annotation_reader("voc", sample.CLASS_NAMES)(str(image), str(annotation))
+    finding, = check_input(data.input)
+    assert finding.rule.code == "A333" and finding.key.endswith(f".{name}")
+    shutil.rmtree(data.root)
+    data = copy("coco")
+    data.coco(lambda document: document["annotations"][0].update({name: float(value) if value == "nan" else value}))
+    image, annotation = data.paths()
+    with pytest.raises(DatasetError):
+        annotation_reader("coco", sample.CLASS_NAMES)(str(image), str(annotation))
+    finding, = check_input(data.input)
+    assert (finding.rule.code, finding.key) == ("A349", f"annotations[0].{name}")
+
+
+def test_two_images_of_one_name_in_a_coco_dataset(copy):
+    data = copy("coco")
+    image, annotation = data.paths()
+    (data.input / "assets" / "other").mkdir()
+    shutil.copy(image, data.input / "assets" / "other" / image.name)
+    data.write([*data.lines(), f"/in/assets/other/{image.name}\t/in/annotations/{annotation.name}"])
+    finding, = check_input(data.input)
+    assert (finding.rule.code, finding.line) == ("A345", len(data.lines())) and f"called {image.name} too" in finding.message
+
+
+@pytest.mark.parametrize("pattern", ["a{99999999999999999999}", "(" * 5000 + ")" * 5000])
+def test_a_pattern_that_stumbles_is_none(pattern, copy):
+    data = copy()
+    data.config(ymir_saved_file_patterns=pattern)
+    assert codes(check_input(data.input)) == ["C141"]
 
 
 @pytest.mark.parametrize("content", [

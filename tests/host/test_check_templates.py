@@ -1,6 +1,7 @@
 """What an image tells the platform is judged: each rule finds what breaks it and nothing else."""
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -59,6 +60,13 @@ def test_zero_is_a_fine_default_for_a_training_alone(folder):
 def test_a_manifest_that_is_none(content, folder):
     (folder / "manifest.yaml").write_bytes(content)
     assert {"N502", "N504", "N506"} & set(codes(folder))
+
+
+@pytest.mark.parametrize(("name", "code"), [("manifest.yaml", "N502"), ("mining-template.yaml", "N510")])
+def test_a_pipe_is_not_waited_for(name, code, folder):
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    assert codes(folder) == [code]
 
 
 def test_a_folder_that_is_not_there(tmp_path):

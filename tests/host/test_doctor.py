@@ -177,12 +177,19 @@ def test_no_gpu_and_one_that_fails_are_different(machine):
     (line,) = asked("gpu")
     assert line.status == Status.PROBLEM and "couldn't communicate" in line.text
     machine("nvidia-smi", query=("", 0))
-    assert "lists no GPU" in asked("gpu")[0].text
+    assert "lists no GPU" in asked("gpu")[0].text and "--gpus all" in asked("gpu")[0].remedy
+    machine("nvidia-smi", query=("No devices were found\n", 6))
+    assert told(asked("gpu")) == [("problem", "nvidia-smi is installed, but finds no GPU: No devices were found")]
+    machine("nvidia-smi", query=("Failed to initialize NVML: Driver/library version mismatch\nNVML library version: 535.183\n", 18))
+    (line,) = asked("gpu")
+    assert "version mismatch; NVML library version: 535.183" in line.text and "reboot" in line.remedy
 
 
 def test_memory_that_a_driver_does_not_tell(machine):
     machine("nvidia-smi", query=("0, NVIDIA GB10, [N/A], [N/A], 580.95.05\n", 0), **{"": ("CUDA Version: 13.0", 0)})
-    assert [line.status for line in asked("gpu")] == [Status.OK, Status.OK]
+    lines = asked("gpu")
+    assert [line.status for line in lines] == [Status.OK, Status.OK]
+    assert lines[1].text == "GPU 0: NVIDIA GB10, which does not tell its memory"
 
 
 @pytest.mark.parametrize("text,version", [(SMI, "12.2"), ("CUDA UMD Version: 13.1", "13.1"), ("CUDA Version: N/A", ""), ("", "")])
@@ -217,12 +224,32 @@ def test_an_image_against_the_driver(machine, monkeypatch):
                                          ("ok", "x does not say that it needs CUDA")]
 
 
+@pytest.mark.parametrize("said,expected", [
+    (("13.0\n", 0), ("problem", "x is made for CUDA 13.0; the driver 535.104.05 knows CUDA 12.2: its programs will find no GPU")),
+    (("\n", 0), ("ok", "x does not say that it needs CUDA")), (("no python3\n", 127), ("ok", "x does not say that it needs CUDA"))])
+def test_an_image_whose_torch_brings_cuda(machine, said, expected):
+    machine("docker", inspect=(image(), 0), run=said)
+    assert told(asked("image", "x"))[1] == ("ok", "x does not say that it needs CUDA"), "without a GPU nothing is started"
+    machine("nvidia-smi", query=(ROWS, 0), **{"": (SMI, 0)})
+    assert told(asked("image", "x"))[1] == expected
+
+
+@pytest.mark.parametrize("line,said", [
+    ("cuda: Optional[str] = '13.0'", "13.0"), ("cuda = '11.8'", "11.8"), ("cuda: Optional[str] = None", "")])
+def test_the_cuda_of_torch_without_importing_it(tmp_path, line, said):
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text("raise SystemExit('imported')")
+    (tmp_path / "torch" / "version.py").write_text(f"__version__ = '2.0'\n{line}\nhip = '6.0'\n")
+    done = _probe.ask([sys.executable, "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{_image._TORCH_CUDA}"])
+    assert done.strip() == said
+
+
 @pytest.mark.parametrize("settings,driver_cuda,driver_version,status", [
     ({"CUDA_VERSION": "12.2"}, "12.2", "535", "ok"),
     ({"CUDA_VERSION": "11.8.0"}, "12.2", "535", "ok"),
     ({"CUDA_VERSION": "12.4"}, "12.2", "535", "warning"),
     ({"CUDA_VERSION": "13.0"}, "12.2", "535", "problem"),
-    ({"CUDA_VERSION": "12.4"}, "", "535", "ok"),
+    ({"CUDA_VERSION": "12.4"}, "", "390", "unknown"),
     ({"NVIDIA_REQUIRE_CUDA": "cuda>=12.4 brand=tesla,driver>=470,driver<471"}, "12.2", "535", "problem"),
     ({"NVIDIA_REQUIRE_CUDA": "cuda>=12.4 brand=tesla,driver>=535,driver<536"}, "12.2", "535.104.05", "warning"),
     ({"NVIDIA_REQUIRE_CUDA": "cuda>=12.4"}, "12.4", "550", "ok")])

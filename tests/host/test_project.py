@@ -208,8 +208,8 @@ def test_every_python_file_passes_the_linter(tmp_path):
 
 
 def test_words_that_mean_nothing(tmp_path):
-    with pytest.raises(ConfigError, match="no kind of task 'seg'"):
-        project.write(tmp_path / "x", kind="seg")
+    with pytest.raises(ConfigError, match="no kind of task 'pose'"):
+        project.write(tmp_path / "x", kind="pose")
     with pytest.raises(ConfigError, match="no framework 'jax'"):
         project.write(tmp_path / "x", framework="jax")
     for tasks in ([], ["mining"], ["training", "label"]):
@@ -224,8 +224,10 @@ def test_a_folder_that_holds_something(tmp_path, capsys):
     (tmp_path / "file").touch()
     assert cli.main(["init", str(tmp_path / "full")]) == 4
     assert cli.main(["init", str(tmp_path / "file")]) == 4
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    assert cli.main(["init", str(tmp_path / "link")]) == 4
     err = capsys.readouterr().err.splitlines()
-    assert "is not empty" in err[0] and "is not a folder" in err[1] and len(err) == 2
+    assert "is not empty" in err[0] and "is not a folder" in err[1] and "is not a folder" in err[2] and len(err) == 3
     assert [path.name for path in (tmp_path / "full").iterdir()] == [".hidden"]
 
 
@@ -241,6 +243,21 @@ def test_what_to_do_next(tmp_path, capsys):
     told = json.loads(capsys.readouterr().out)
     assert told["name"] == "my-image" and "app/start.py" in told["files"] and ".dockerignore" in told["files"]
     assert not any("mining" in command for command in told["commands"])
+    assert told["commands"][1] == "pip install torch pytest" and "pip install pytest " in said.out
+
+
+def test_the_way_into_a_folder_that_looks_like_an_option(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert project.write(Path("-made"), framework="none").commands[0][0] == "cd ./-made"
+
+
+@pytest.mark.parametrize("short,kind", [("seg", "semantic-seg"), ("ins", "instance-seg")])
+def test_short_names_of_the_kinds(tmp_path, short, kind):
+    assert cli.main(["init", str(tmp_path / "one"), "--task", short, "--framework", "none"]) == 0
+    project.write(tmp_path / "two", kind=short, framework="none")
+    for name in ("one", "two"):
+        manifest = yaml.safe_load((tmp_path / name / "img-man" / "manifest.yaml").read_text(encoding="utf-8"))
+        assert manifest["object_type"] == project.KINDS[kind]
 
 
 def test_the_readme_s_commands_work(tmp_path):

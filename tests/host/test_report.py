@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import re
@@ -16,7 +17,7 @@ pytest.importorskip("PIL")
 from tests.host.report_cases import CLASSES, EVIL, IMAGES, write_events, write_inputs, write_outputs, write_task, write_yaml  # noqa: E402
 from ymir_exc import cli  # noqa: E402
 from ymir_exc.host import report  # noqa: E402
-from ymir_exc.host.report import _events, _gallery, _match, _page, _runs  # noqa: E402
+from ymir_exc.host.report import _events, _gallery, _match, _page, _rotated, _runs  # noqa: E402
 from ymir_exc.host.report._objects import Classes, Objects, read_predictions, whole_score  # noqa: E402
 
 
@@ -74,6 +75,36 @@ def test_masks_decide_where_both_have_one():
     assert _match.overlaps(polygon, true)[0, 0] == 1.0
     broken = objects((0, 1, 0, 0, 20, 10))._replace(masks=[{"size": [10, 20], "counts": "~"}])
     assert _match.overlaps(broken, true)[0, 0] == 1.0, "of boxes, where a mask is malformed"
+
+
+def test_turned_boxes_overlap_as_they_lie():
+    square = _rotated.corners((0, 0, 10, 10), 0.0)
+    assert _rotated.overlap(square, square) == 1.0
+    assert _rotated.overlap(square, _rotated.corners((0, 0, 10, 10), math.pi / 2)) == pytest.approx(1.0)
+    octagon = 200 * (math.sqrt(2) - 1)    # what a square and itself, turned by 45 degrees, have in common
+    assert _rotated.overlap(square, _rotated.corners((0, 0, 10, 10), math.pi / 4)) == pytest.approx(octagon / (200 - octagon))
+    assert _rotated.overlap(square, _rotated.corners((10, 0, 20, 10), 0.3)) < 0.1
+    assert _rotated.corners((0, 0, 4, 2), math.pi / 2)[0] == pytest.approx((3, -1)), "clockwise: the upper left corner goes to the right"
+    rng = random.Random(2)
+    for _ in range(20):    # of upright boxes as by their edges
+        rows = [(0, 1, rng.uniform(0, 9), rng.uniform(0, 9), rng.uniform(1, 9), rng.uniform(1, 9)) for _ in range(2)]
+        one, other = (objects(row).boxes[0] for row in rows)
+        assert _rotated.overlap(_rotated.corners(one, 0), _rotated.corners(other, 0)) == \
+            pytest.approx(_match.overlaps(objects(rows[0]), objects(rows[1]))[0, 0])
+
+
+def test_turned_boxes_are_matched_as_they_lie(tmp_path):
+    images = {f"{n}.png": ([], []) for n in range(2)}
+    root = write_task(tmp_path / "t", images)
+    for n, angle in enumerate((0.8, 0.0)):
+        (root / f"in/annotations/{n}.txt").write_text(f"0, 10, 40, 109, 59, -1.0, {angle}\n", encoding="utf-8")
+    box = {"class_name": "cat", "score": 0.9, "box": {"x": 10, "y": 40, "w": 100, "h": 20, "rotate_angle": 0.8}}
+    (root / "out/infer-result.json").write_text(json.dumps({"detection": {name: {"boxes": [box]} for name in images}}), encoding="utf-8")
+    facts = facts_of(root, tmp_path=tmp_path)
+    first, second = facts["gallery"]["images"]
+    assert (first["found"][0][6], first["found_angles"], first["truth_angles"]) == (0, [0.8], [0.8])
+    assert (second["found"][0][6], second["truth_angles"]) == (-1, None), "they cross: the upright boxes would be the same"
+    assert (facts["quality"]["mAP"], facts["quality"]["mAP_missing"]) == (None, "rotated"), "COCO compares upright boxes"
 
 
 def test_precision_recall_and_confusion_by_hand():
@@ -180,9 +211,9 @@ def test_map_is_of_the_reference_or_not_there(task, tmp_path, monkeypatch):
 
     monkeypatch.setattr("ymir_exc.evaluation.mean_average_precision", missing)
     assert facts_of(task, tmp_path=tmp_path)["quality"]["mAP_missing"] == "no pycocotools"
-    monkeypatch.setattr(report, "MOST_JUDGED", 5)
+    monkeypatch.setattr(report, "MOST_JUDGED", 3)
     missing = facts_of(task, tmp_path=tmp_path)["quality"]
-    assert (missing["mAP"], missing["mAP50"], missing["mAP_missing"]) == (None, None, "too many"), "three images of two classes"
+    assert (missing["mAP"], missing["mAP50"], missing["mAP_missing"]) == (None, None, "too many"), "cat, cat and dog, dog"
 
 
 def test_findings_are_those_of_check(task, tmp_path):
@@ -286,8 +317,32 @@ def test_broken_images_logs_and_events_are_told_not_raised(task, tmp_path):
     facts = facts_of(task, tmp_path=tmp_path)
     assert any("config.yaml" in one for one in facts["runs"][0]["problems"])
     assert any("2 lines have no finite score" in one for one in facts["runs"][0]["problems"])
-    assert "cannot be read as an image" in facts["gallery"]["images"][0]["error"]
+    assert facts["gallery"]["images"][0]["error"] == "cannot be read as an image: cannot identify image file", "the path is left out"
     assert facts["gallery"]["images"][1]["error"] == "not on this machine"
+
+
+def test_what_steers_a_terminal_is_left_out_of_the_log(tmp_path):
+    text = ("\x1b[1;32mgreen\x1b[m \x1b]0;title\x07a \x1b]8;;http://x\x1b\\link\x1b]8;;\x1b\\ \x1b(Bb \x9b31mc \x1b[?25ld "
+            "\x1b[38;2;1;2;3mcolour\x1b[0m \u202eturned\u202c 任务\tend\x00\x07\x1b\n")
+    (tmp_path / "log").write_text(text, encoding="utf-8")
+    assert _runs.log_tail(tmp_path / "log") == ["green a link b c d colour turned 任务\tend"]
+    (tmp_path / "monitor.txt").write_text("t\t1\t0.50\t4\t300001\t\x1b[31mno labels\x1b[0m\n", encoding="utf-8")
+    assert _runs.describe(_runs.Run("x", tmp_path, None))["message"] == "no labels"
+
+
+def test_values_that_no_curve_can_show_are_told(tmp_path):
+    write_events(tmp_path, {"loss": [1.0, float("nan"), float("inf")], "map": [float("nan")], "lr": [0.1]})
+    problems = []
+    assert sorted(_events.read_scalars(tmp_path, problems)) == ["loss", "lr"]
+    assert problems == ["values of curves that are not finite, which are left out: 2 of loss, 1 of map"]
+
+
+def test_the_progress_ends_when_the_figures_are_there(task, tmp_path, monkeypatch):
+    told = []
+    quality = report._Shown.quality
+    monkeypatch.setattr(report._Shown, "quality", lambda self: (told.append("quality"), quality(self))[1])
+    report.write_report([task], tmp_path / "report.html", on_progress=lambda done, total: told.append(done / total))
+    assert told[-2:] == ["quality", 1.0] and max(one for one in told if one != "quality" and told.index(one) < told.index("quality")) <= 0.9
 
 
 def test_events_after_a_resume_count_later_and_are_thinned(tmp_path):

@@ -19,7 +19,7 @@ from tests.host.test_show import read_all
 from tests.supervised import PATIENCE, ROOT, is_running, wait_for
 from ymir_exc import cli
 from ymir_exc.errors import ConfigError, WeightsError
-from ymir_exc.host import runner, sample, show
+from ymir_exc.host import runner, sample, show, watching
 from ymir_exc.host.findings import Severity
 from ymir_exc.monitor import Record
 
@@ -97,9 +97,9 @@ def test_parameters(pair, expected):
     assert runner.parameter(pair) == expected
 
 
-@pytest.mark.parametrize("pair", ["lr", "=3", " =3", "a=[1", "a={", "a=" + "[" * 1500])
+@pytest.mark.parametrize("pair", ["lr", "=3", " =3", "a=[1", "a=*.jpg", "a={", "a=" + "[" * 1500])
 def test_words_that_are_no_parameter(pair):
-    with pytest.raises(argparse.ArgumentTypeError, match="is not KEY=VALUE"):
+    with pytest.raises(argparse.ArgumentTypeError, match=r"is not KEY=VALUE .* quotes"):
         runner.parameter(pair)
 
 
@@ -184,6 +184,15 @@ def test_a_program_that_fails(tmp_path, project, data, capsys):
     assert "  | the last words" in err
     assert "training failed with status 1: MemoryError: too much" in err
     assert str(out / "out" / "ymir-executor-out.log") in err
+
+
+def test_what_a_terminal_would_obey_is_not_passed_on(tmp_path, data, capsys):
+    code = r"print('\33[31mred\33[0m \33[2J \7\33]0;title'); raise SystemExit('\33[1mno\33[0m 猫')"
+    argv = ["run", "--data", str(data), "--task", "training", "--out", str(tmp_path / "run"), "-q", "--", sys.executable, "-c", code]
+    assert cli.main(argv) == 1
+    err = capsys.readouterr().err
+    assert "  | red  ]0;title\n  | no 猫\n" in err
+    assert all(c.isprintable() or c == "\n" for c in err)
 
 
 def test_a_program_that_is_not_there(tmp_path, data, capsys):
@@ -443,6 +452,24 @@ def test_watching_goes_on_after_a_mistake(tmp_path, project, started):
     assert (tmp_path / "run" / "out" / "models" / "result.yaml").is_file()
     process.send_signal(signal.SIGINT)
     assert process.wait(PATIENCE) == 130
+
+
+@pytest.mark.parametrize("name", ["#start.py#", ".start.py.swp", "start.py~"])
+def test_what_an_editor_keeps_beside_a_file_is_no_change(tmp_path, name):
+    (tmp_path / "start.py").touch()
+    files = watching.Files([tmp_path], [])
+    (tmp_path / name).touch()
+    files.check()
+
+
+def test_a_file_that_an_editor_replaces_is_a_change(tmp_path):
+    (tmp_path / "start.py").write_text("a = 1")
+    files = watching.Files([tmp_path], [])
+    (tmp_path / "new").write_text("a = 2")
+    os.utime(tmp_path / "new", ns=(0, 0))
+    (tmp_path / "new").replace(tmp_path / "start.py")
+    with pytest.raises(watching.Changed, match=r"^start\.py changed"):
+        files.check()
 
 
 def test_a_reader_that_goes_away(project, data, tmp_path):

@@ -15,7 +15,7 @@ pytest.importorskip("PIL")
 
 from ymir_exc.errors import ConfigError
 from ymir_exc.host import sample, verify, workspace
-from ymir_exc.host.engine import Engine
+from ymir_exc.host.engine import Answer, Engine
 from ymir_exc.host.findings import Finding, Rule, Severity
 from ymir_exc.host.launch import EngineError
 from ymir_exc.host.verify import _arrange, _container, _img_man, _judge, _layout, _rows, report
@@ -83,8 +83,8 @@ def dry(data, out, *words):
 def test_a_dry_run_prints_the_platform_s_command_line_and_makes_nothing(data, tmp_path):
     out = tmp_path / "an out 输出"
     lines = dry(data, out, "--tasks", "training", "--user", "1:2", "--network", "net")
-    assert lines[0] == "docker image inspect image:1"
-    assert lines[2].endswith(" image:1 cat /img-man/training-template.yaml")
+    assert lines[:2] == ["docker info", "docker image inspect image:1"]
+    assert lines[3].endswith(" image:1 cat /img-man/training-template.yaml")
     task = out / "training"
     name = lines[-1].split("--name ")[1].split()[0]
     assets = data / "in" / "assets"
@@ -104,18 +104,19 @@ def test_a_dry_run_with_every_row(data, tmp_path):
     text = "\n".join(dry(data, tmp_path / "out", "--harsh"))
     for row in _rows.ROWS:
         assert f"/{row.name}/in:/in:ro" in text
-    assert "docker stop t" in text and "docker kill t" in text and "type=tmpfs" in text and "--env HOME=/ image:1" in text
+    assert "-holder true" in text and "type=tmpfs" in text
+    assert "docker stop t" in text and "docker kill t" in text and "--env HOME=/ image:1" in text
     uids = {line.split("--user ")[1].split(":")[0] for line in text.splitlines() if "/in:/in:ro" in line}
     assert len(uids) == 1 and 10_000 <= int(uids.pop()) <= 60_000
 
 
 @pytest.mark.parametrize("options,said", [
     ({"only": ["fly"]}, "no row 'fly'"), ({"out": "taken"}, "not an empty folder"), ({"data": "taken"}, "is no dataset"),
-    ({"model": "taken"}, "no usable model")])
+    ({"model": "taken"}, "no usable model"), ({"out": "a:b"}, "a colon in its name")])
 def test_what_is_wrong_is_said_before_anything_starts(data, tmp_path, options, said):
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "file").touch()
-    given = {key: tmp_path / value if value == "taken" else value for key, value in options.items()}
+    given = {key: tmp_path / value if value in ("taken", "a:b") else value for key, value in options.items()}
     with pytest.raises((ConfigError, ValueError), match=said):
         verify.verify(Engine("docker", dry_run=True), verify.Options(**{"image": "i", "data": data, "out": tmp_path / "out", **given}))
     assert not (tmp_path / "out").exists()
@@ -252,7 +253,7 @@ def failure(code=0, message=""):
 
 def test_success_is_status_0_and_no_error(case):
     assert _judge.succeeds(case()) is None
-    assert _judge.succeeds(case(findings=[BAD])).why == "T998: mAP is 85"
+    assert _judge.succeeds(case(findings=[BAD])).why == "T998: result.yaml: mAP is 85"
     assert _judge.succeeds(case(findings=[BAD, BAD])).why.endswith("(and 1 more)")
     assert _judge.succeeds(case(findings=[BAD])).remedy == "a remedy"
     assert _judge.succeeds(case(7, log="one\nKeyError: 'x'\n")).why == "it ended with 7: KeyError: 'x'"
@@ -266,6 +267,42 @@ def test_what_no_task_may_do(case):
     assert _judge.always(case(1)) is None
 
 
+def test_the_engine_s_hint_at_its_help_is_no_reason(case):
+    """docker 28 ends what it cannot start so."""
+    log = "docker: Error response from daemon: No command specified\n\nRun 'docker run --help' for more information\n"
+    assert "No command specified" in _judge.always(case(125, log=log)).why
+    assert Answer(127, b"", log).reason.endswith("No command specified")
+
+
+def test_a_log_that_the_program_has_removed(case):
+    made = case(4)
+    made.ended.log.unlink()
+    assert "has removed its log" in _judge.succeeds(made).why
+    assert "has removed its log" in _judge.refuses_gpu(made).why
+
+
+def test_a_pipe_in_the_place_of_monitor_txt_is_not_waited_for(case):
+    made = case()
+    (made.space.output / "monitor.txt").unlink()
+    os.mkfifo(made.space.output / "monitor.txt")
+    assert _container.record_of(made.space) is None
+
+
+def test_a_disk_that_did_not_fill(case):
+    assert "as if all that it writes had fitted" in _judge.not_judgeable(case(0), False, True)
+    assert _judge.not_judgeable(case(1, log="no space left"), False, True) is None
+    assert _judge.not_judgeable(case(0, findings=[BAD]), False, True) is None    # which says that it was full
+
+
+@pytest.mark.parametrize("sizes,left", [([], 64 << 10), ([1], 4096), ([3 * 4096, 4097], 2 * 4096), ([1 << 20], 64 << 10)])
+def test_the_space_that_is_left_is_less_than_a_training_needs(tmp_path, sizes, left):
+    (tmp_path / "models").mkdir()
+    for n, size in enumerate(sizes):
+        (tmp_path / "models" / str(n)).write_bytes(bytes(size))
+    assert _container.room(tmp_path) == left
+    assert _container.room(None) == 64 << 10
+
+
 def test_a_container_that_ended_before_it_was_stopped(case):
     assert "before it could be stopped" in _judge.not_judgeable(case(), True)
     assert _judge.not_judgeable(case(), False) is None
@@ -277,7 +314,7 @@ def test_a_full_disk(case):
     assert _judge.says_full(case(1, record=failure(160004, "no space left"))) is None
     assert "says why" in _judge.says_full(case(1, log="Killed\n")).why
     assert _judge.says_full(case(0)) is None    # it fitted
-    assert _judge.says_full(case(0, findings=[BAD])).why == "T998: mAP is 85"
+    assert _judge.says_full(case(0, findings=[BAD])).why == "T998: result.yaml: mAP is 85"
     assert _judge.says_full(case(1, log="no space", findings=[BAD])) is None    # there is no result, which is no torn one
     assert "torn" in _judge.says_full(case(1, log="no space", findings=[BAD], result="a: [")).why
 
@@ -285,7 +322,7 @@ def test_a_full_disk(case):
 def test_stop_and_kill(case):
     assert "killed it" in _judge.stops(case(137, acted=10.0)).why
     assert _judge.stops(case(143, acted=1.0, log="stopped")) is None
-    assert _judge.stops(case(0, acted=1.0, findings=[BAD])).why == "T998: mAP is 85"
+    assert _judge.stops(case(0, acted=1.0, findings=[BAD])).why == "T998: result.yaml: mAP is 85"
     assert "result.yaml is torn" in _judge.stops(case(143, acted=1.0, findings=[BAD], result="a: [")).why
     assert _judge.survives_kill(case(137, acted=1.0, findings=[Finding(OTHER, "left running", "monitor.txt")], result="{}")) is None
     for monitor in ("", "t\t1.0", "t\tnow\t0.5\t2\n"):
@@ -305,7 +342,7 @@ def test_candidates(case):
     assert "ZeroDivisionError" in _judge.takes_nothing(case(1, log="ZeroDivisionError: division by zero\n")).why
     named = Finding(ERROR, f"/in/assets/{_arrange.BROKEN_NAME} has no line", "result.tsv")
     assert _judge.leaves_one_out(case(0, findings=[named])) is None
-    assert _judge.leaves_one_out(case(0, findings=[named, BAD])).why == "T998: mAP is 85"
+    assert _judge.leaves_one_out(case(0, findings=[named, BAD])).why == "T998: result.yaml: mAP is 85"
     assert _judge.leaves_one_out(case(1, log=f"cannot identify {_arrange.BROKEN_NAME}\n")) is None
     assert "says why" in _judge.leaves_one_out(case(1, log="struct.error\n")).why
 
@@ -358,6 +395,15 @@ def test_a_container_that_hangs_or_floods_is_removed(fake):
         assert removed == f"rm --force {run.split()[3]}"
 
 
+def test_an_image_that_lacks_what_a_small_output_needs(fake, prepare):
+    engine = fake("""case $1 in run) exec cat;; exec) echo 'exec: "true": not found' >&2; exit 127;; esac""")
+    with pytest.raises(EngineError, match=r"a small /out cannot be made: exec: .*not found") as caught, \
+            _container.small_output(engine, prepare("training"), "image"):
+        pytest.fail("it was made")
+    assert "`true`" in caught.value.hint
+    assert [line.split()[0] for line in fake.calls.read_text().splitlines()][-2:] == ["rm", "volume"]
+
+
 def test_no_such_image(fake):
     with pytest.raises(EngineError, match="has no image 'x'"):
         fake("exit 1").image("x")
@@ -386,9 +432,33 @@ def test_templates_of_each_kind(fake, tmp_path, manifest, path, wanted, object_t
 @pytest.mark.parametrize("script,said", [
     ("echo Welcome; echo '  : ['", "gave no YAML"), ("echo Welcome", "gave no mapping"), ("echo exec format >&2; exit 1", "failed: exec"),
     ("echo 'cat: x: No such file or directory' >&2; exit 1", "can read no template"),
+    ("echo \"FileNotFoundError: No such file or directory: '/in/config.yaml'\" >&2; exit 1", "failed: FileNotFoundError"),
+    ("echo \"cat: $5: Permission denied\" >&2; exit 1", "Permission denied"),
     ("echo 'object_type: det'", "neither a number nor a list"), ("echo 'object_type: [9]'", "lists 9")])
 def test_templates_that_the_platform_cannot_read(fake, tmp_path, script, said):
     assert said in "; ".join(_img_man.read(fake(script), "image", tmp_path / "man").faults)
+
+
+def test_a_fault_that_all_templates_share_is_told_once(fake, tmp_path):
+    faults = _img_man.read(fake("echo 'exec: \"cat\": not found' >&2; exit 127"), "image", tmp_path / "man").faults
+    assert len(faults) == 2 and "/img-man/manifest.yaml" in faults[0] and "can read no template" in faults[1]
+
+
+def test_a_file_that_is_missing_in_the_image_s_language(fake, tmp_path):
+    script = TEMPLATES.replace("No such file or directory", "没有那个文件或目录") % ("", "/img-man/infer-template.yaml")
+    assert _img_man.read(fake(script), "image", tmp_path / "man").faults == ()
+
+
+@pytest.mark.parametrize("template,said", [
+    ({"export_format": "det-ark:raw"}, ""), ({"export_format": "ARK:raw"}, ""),
+    ({"export_format": "det-voc:raw"}, "asks for det-voc:raw, and this dataset has ark:raw"), ({}, "exports voc:raw, and this")])
+def test_annotations_that_the_platform_would_export_otherwise(data, template, said):
+    found = _layout.other_format(template, data)
+    assert said in found and bool(said) == bool(found)
+
+
+def test_no_row_is_no_pass(data, tmp_path):
+    assert verify.as_json(verify.Options("i", data, tmp_path), [], {})["passed"] is False
 
 
 def test_the_result_as_json(data, tmp_path):

@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 _FORMATS = {
     "ark": "ark", "det-ark": "ark", "voc": "voc", "det-voc": "voc", "coco": "coco", "seg-coco": "coco", "none": "none",
 }
-_SUFFIXES = {".txt": "ark", ".xml": "voc", ".json": "coco"}
+SUFFIXES = {".txt": "ark", ".xml": "voc", ".json": "coco"}
 
 Reader = Callable[[str, str], List[LabelledObject]]
 """From an image's path and its annotation's path to the objects."""
@@ -58,7 +58,7 @@ def format_of(export_format: Optional[str], annotation: str) -> str:
     Raises:
         ConfigError: As `annotation_format`.
     """
-    return annotation_format(export_format) or _SUFFIXES.get(os.path.splitext(annotation)[1].lower(), "voc")
+    return annotation_format(export_format) or SUFFIXES.get(os.path.splitext(annotation)[1].lower(), "voc")
 
 
 def annotation_reader(export_format: Optional[str], class_names: Optional[Sequence[str]]) -> Reader:

@@ -11,7 +11,7 @@ from ymir_exc.errors import DatasetError
 
 _log = logging.getLogger(__name__)
 
-_MAX_PIXELS = 1 << 30
+MAX_PIXELS = 1 << 30
 """Of an image; a size beyond it is a slip, and masks of it would not fit into memory."""
 
 
@@ -86,7 +86,7 @@ class CocoIndex:
         for position, image in enumerate(images):
             try:
                 name, size = os.path.basename(image["file_name"]), (image.get("width"), image.get("height"))
-                is_size = all(type(edge) is int and edge > 0 for edge in size) and size[0] * size[1] <= _MAX_PIXELS
+                is_size = all(type(edge) is int and edge > 0 for edge in size) and size[0] * size[1] <= MAX_PIXELS
                 entry = (_identifier(image["id"]), size if is_size else None)
             except (TypeError, KeyError, ValueError, AttributeError) as e:
                 raise DatasetError(f"{self.path}: images[{position}]: {_missing(e)}") from None
@@ -153,7 +153,7 @@ def _identifier(value: Any) -> Union[int, str]:
 
 def _coco_object(class_id: int, annotation: Mapping[str, Any]) -> Optional[LabelledObject]:
     xmin, ymin, width, height = (whole(value) for value in _four(annotation["bbox"]))
-    segmentation = _segmentation(annotation.get("segmentation"))
+    segmentation = segmentation_of(annotation.get("segmentation"))
     if not has_extent(xmin, ymin, xmin + width - 1, ymin + height - 1) and segmentation is None:
         return None
     return LabelledObject(class_id, xmin, ymin, xmin + width - 1, ymin + height - 1, finite(annotation.get("box_quality", -1.0)),
@@ -166,7 +166,7 @@ def _four(bbox: Any) -> Sequence[float]:
     return bbox
 
 
-def _segmentation(value: Any) -> Optional[Segmentation]:
+def segmentation_of(value: Any) -> Optional[Segmentation]:
     """None for `{}`, `[]` and null: the platform writes `{}` for objects that are only boxes."""
     if not value:
         return None

@@ -26,7 +26,7 @@ def read_voc(path: str, class_names: Sequence[str], unknown: Optional[Set[str]] 
     """
     class_ids = ids_of_names(tuple(class_names))
     objects = []
-    for number, element in enumerate(_parse_xml(path).iterfind("object"), 1):
+    for number, element in enumerate(parse_xml(path).iterfind("object"), 1):
         try:
             name = element.findtext("name", "")
             class_id = class_ids.get(name, class_ids.get(name.strip().lower()))
@@ -39,7 +39,7 @@ def read_voc(path: str, class_names: Sequence[str], unknown: Optional[Set[str]] 
     return objects
 
 
-def _parse_xml(path: str) -> Element:
+def parse_xml(path: str) -> Element:
     from xml.etree import ElementTree
     try:
         text = read_file(path).decode("utf-8")

@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from ymir_exc.host import build, findings
     from ymir_exc.host.engine import Engine
-    shown = sys.stdout if arguments.dry_run else sys.stderr if arguments.verbose else None
+    shown = sys.stdout if arguments.dry_run else None if arguments.quiet else sys.stderr
     engine = Engine(arguments.engine, dry_run=arguments.dry_run, tell=None if shown is None else lambda line: print(line, file=shown))
     built = build.build(engine, Path(arguments.folder), tag=arguments.tag, build_args=arguments.build_arg, network=arguments.network,
                         quiet=arguments.quiet or arguments.json)

@@ -10,7 +10,8 @@ from ymir_exc.commands import add_common
 
 DESCRIPTION = """Judge what a run left (out/), a dataset (in/), an image's templates (img-man/) or one config.yaml.
 
-Nothing is run. A folder that holds in/ and out/ is judged as a whole: the output by what the task asked for."""
+Nothing is run. A folder that holds in/ and out/ is judged as a whole: the output by what the task asked for.
+So is out/ alone, where in/ lies beside it."""
 EXAMPLES = """\
   ymir-exc check demo-run                    in/ and out/ of a run
   ymir-exc check out --strict                warnings fail too

@@ -16,7 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What it takes."""
     from ymir_exc.host import project
     parser.add_argument("folder", metavar="DIR", help="the folder to write; must not exist, or be empty")
-    parser.add_argument("--task", choices=tuple(project.KINDS), default="det", help="what is to be found on images (det)")
+    parser.add_argument("--task", type=lambda name: project.SHORT.get(name, name), choices=tuple(project.KINDS), default="det",
+                        help="what is to be found on images (det); seg and ins are short names of the two kinds of masks")
     parser.add_argument("--framework", choices=project.FRAMEWORKS, default="torch", help="what the model is made with; none: numpy (torch)")
     parser.add_argument("--tasks", default=",".join(project.TASKS), metavar="TASK,...",
                         help="what the image supports: training, and of mining and infer those wanted (all)")

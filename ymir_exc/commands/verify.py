@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from typing import Any, Tuple
 
@@ -33,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--network", default="", metavar="NAME", help="of the containers (the engine's default)")
     parser.add_argument("--gpus", default="", metavar="IDS", help="GPUs of this machine for the containers, such as 0,1 (none)")
     parser.add_argument("--user", default="", metavar="UID:GID", help="in the container (a random one without an entry in /etc/passwd)")
-    parser.add_argument("--timeout", type=float, default=3600.0, metavar="S", help="seconds for each container, 0 for no limit (3600)")
+    parser.add_argument("--timeout", type=_seconds, default=3600.0, metavar="S", help="seconds for each container, 0 for no limit (3600)")
     parser.add_argument("--out", default="", metavar="DIR", help="for what the tasks leave (ymir-verify/IMAGE-TIME)")
     parser.add_argument("--dry-run", action="store_true", help="print every command, run none")
     add_common(parser)
@@ -63,3 +64,10 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.dry_run:
         report.show(options, rows, as_json=arguments.json)
     return 0 if arguments.dry_run else verify.exit_code(rows)
+
+
+def _seconds(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if float(text) >= 0:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")

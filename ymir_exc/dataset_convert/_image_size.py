@@ -36,7 +36,7 @@ def image_size(path: str) -> Size:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            size = _size_of(fd, os.read(fd, _HEAD))
+            size = size_in(fd, os.read(fd, _HEAD))
         finally:
             os.close(fd)
     except OSError as e:
@@ -46,7 +46,8 @@ def image_size(path: str) -> Size:
     return size if size and min(size) > 0 else _ask_pillow(path)
 
 
-def _size_of(fd: int, head: bytes) -> Optional[Size]:
+def size_in(fd: int, head: bytes) -> Optional[Size]:
+    """What the header of an open image says; None where it is of no kind known here, or says nothing."""
     if head.startswith(b"\xff\xd8\xff"):
         return _jpeg_size(fd, head)
     if head.startswith(b"\x89PNG\r\n\x1a\n") and head[12:16] == b"IHDR" and len(head) >= 24:

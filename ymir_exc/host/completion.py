@@ -136,13 +136,13 @@ _ZSH = """\
 # zsh completion of {program}. For this shell: source <({program} completion zsh); for all, put it into a file _{program} on $fpath.
 _ymir_exc() {{
     local state line
-    local -a commands
-    commands=(
+    local -a known    # not `commands`: zsh finds programs by that name
+    known=(
 {commands}
     )
     _arguments -C '(- *)'{{-h,--help}}'[show the help]' '(- *)--version[show the version]' '1:command:->command' '*::argument:->argument'
     case $state in
-        command) _describe -t commands command commands ;;
+        command) _describe -t commands command known ;;
         argument)
             case $words[1] in
 {cases}
@@ -157,7 +157,8 @@ _ZSH_VALUES: Dict[str, str] = {"file": "_files", "folder": "_files -/", "text": 
 def _zsh(commands: Sequence[Command]) -> str:
     cases = []
     for command in commands:
-        specs = [_zsh_option(option) for option in command.options] + (["'*:::program:_normal'"] if command.name == _REST else [])
+        rest = ["'1:program:_command_names -e'", "'*::argument:_normal'"] if command.name == _REST else []
+        specs = [_zsh_option(option) for option in command.options] + rest
         lines = " \\\n".join(f"                    {spec}" for spec in specs)
         cases.append(f"                {command.name}) _arguments -S \\\n{lines} ;;")
     listed = "\n".join(f"        {_quoted(f'{command.name}:{command.about}')}" for command in commands)
@@ -183,7 +184,9 @@ def _fish(commands: Sequence[Command]) -> str:
         lines.append(f"complete -c {PROGRAM} -n __fish_use_subcommand -a {command.name} -d {_fish_quoted(command.about)}")
         lines += [_fish_option(command, option) for option in command.options]
         if command.name == _REST:
-            lines.append(f"complete -c {PROGRAM} -n '__fish_seen_subcommand_from {_REST}; and contains -- -- (commandline -opc)' -F")
+            after = f"__fish_seen_subcommand_from {_REST}; and contains -- -- (commandline -opc)"
+            lines += [f"complete -c {PROGRAM} -n '{after}' -F",
+                      f"complete -c {PROGRAM} -n '{after}; and test (commandline -opc)[-1] = --' -a '(__fish_complete_command)'"]
     return "\n".join(lines) + "\n"
 
 

@@ -5,6 +5,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import selectors
 import shutil
 import subprocess
@@ -23,6 +24,12 @@ OUTPUT_LIMIT = 4 << 20
 
 _LOG = logging.getLogger(__name__)
 _TIMED_OUT = 124    # as timeout(1) has it
+_HELP = re.compile(r"(Run|See) '(docker|podman)[a-z ]* --help'( for more information)?\.?")
+
+
+def last_word(lines: Sequence[str]) -> str:
+    """The last line that says something: docker ends its own errors with a blank line and a hint at its help; '' when there is none."""
+    return next((line for line in reversed(lines) if line.strip() and not _HELP.fullmatch(line.strip())), "")
 
 
 class Answer(NamedTuple):
@@ -42,7 +49,7 @@ class Answer(NamedTuple):
     def reason(self) -> str:
         """The last line of its messages that is not blank, or of its output."""
         lines = [line.strip() for text in (self.stdout.decode("utf-8", "replace"), self.stderr) for line in text.splitlines()]
-        return next((line for line in reversed(lines) if line), f"no reason given, status {self.status}")
+        return last_word(lines) or f"no reason given, status {self.status}"
 
 
 class Engine:
@@ -68,6 +75,7 @@ class Engine:
         """
         if not self.dry_run:
             launch.check_engine(self.program)
+        self.told([self.program, "info"])    # only now: what is wrong is said in one line
 
     def told(self, argv: Sequence[str]) -> List[str]:
         """Note a command that is about to run."""
@@ -155,7 +163,8 @@ class Engine:
             options = ["--user", "0:0", *(f"-v{folder}:/reclaimed/{n}" for n, folder in enumerate(folders)), "--network", "none"]
             said = self.run([*options, "--entrypoint", "chown"], image, ["-R", "-h", target, "/reclaimed"])
             if said.status:
-                _LOG.warning("files below %s belong to another uid, and could not be given back: %s", folders[0], said.reason)
+                _LOG.warning("files below %s belong to another uid, and could not be given back: %s (sudo chown -R %s %s)",
+                             folders[0], said.reason, target, launch.quoted([str(folder) for folder in folders]))
 
     def _is_rootless(self) -> bool:
         form = "{{.SecurityOptions}}" if self.program == "docker" else "rootless={{.Host.Security.Rootless}}"

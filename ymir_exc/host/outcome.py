@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from typing import Any, Dict, List
 
@@ -10,6 +11,7 @@ from ymir_exc.host import findings, launch, runner, show
 
 _MOST_FINDINGS = 20
 _LAST_LINES = 12
+_SEQUENCE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")    # colours, movements of the cursor
 
 
 def exit_status(result: runner.Result) -> int:
@@ -33,8 +35,9 @@ def as_json(job: runner.Job, result: runner.Result) -> Dict[str, Any]:
 def tell(job: runner.Job, result: runner.Result) -> None:
     """Print what came out and where it is, on stdout; of a failure the reason and the log's last lines, on stderr."""
     if result.run.status:
-        lines = [f"  | {line}" for line in launch.tail(result.run.log, _LAST_LINES)]
-        print("\n".join([*lines, f"ymir-exc: {job.name} failed with status {result.run.status}: {runner.reason(result.run)}",
+        lines = [f"  | {_printable(line)}" for line in launch.tail(result.run.log, _LAST_LINES)]
+        reason = _printable(runner.reason(result.run))
+        print("\n".join([*lines, f"ymir-exc: {job.name} failed with status {result.run.status}: {reason}",
                          f"  all that it printed: {result.run.log}"]), file=sys.stderr)
         return
     found = runner.figures(result)
@@ -49,6 +52,11 @@ def tell(job: runner.Job, result: runner.Result) -> None:
     for line in _told(result.findings):
         print(line)
     print(f"\n{job.name}: {result.run.seconds:.1f} s, {_count(result.findings)}")
+
+
+def _printable(line: str) -> str:
+    """Without what a terminal would obey: colours, and the rest of what a program may print that should have written to a file."""
+    return "".join(c for c in _SEQUENCE.sub("", line).replace("\t", "    ") if c.isprintable())
 
 
 def _show_training(found: Dict[str, Any]) -> None:

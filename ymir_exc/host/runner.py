@@ -83,7 +83,8 @@ def parameter(pair: str) -> Tuple[str, Any]:
     with contextlib.suppress(ConfigError):
         if equals and key.strip():
             return key.strip(), _yaml.loads(value, key)
-    raise argparse.ArgumentTypeError(f"{pair!r} is not KEY=VALUE with a value in YAML")
+    raise argparse.ArgumentTypeError(f"{pair!r} is not KEY=VALUE with a value in YAML; "
+                                     "text with signs of YAML goes into quotes: name='\"*.jpg\"'")
 
 
 def new_folder(tasks: Sequence[str], parent: Optional[Path] = None) -> Path:

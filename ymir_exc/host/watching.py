@@ -14,7 +14,7 @@ POLL_SECONDS = 0.5
 _SETTLED_SECONDS = 0.2
 _PASSED_OVER = frozenset({"__pycache__", ".git", ".hg", ".svn", ".venv", "venv", "node_modules", ".mypy_cache", ".pytest_cache",
                           ".ruff_cache", ".ipynb_checkpoints", ".idea", ".vscode"})
-_SIDE_FILES = (".pyc", ".pyo", ".swp", ".swx", "~")
+_SIDE_FILES = (".pyc", ".pyo", ".swp", ".swx", "~", "#")
 _NAMED = 3
 
 Stamp = Tuple[int, int]

@@ -8,11 +8,13 @@ from __future__ import annotations
 import importlib
 import os
 import pkgutil
+import stat
 from pathlib import Path
 from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from ymir_exc.errors import EXIT_USAGE, YmirError
 from ymir_exc.host.check import _context
+from ymir_exc.host.check._text import printable
 from ymir_exc.host.findings import RULES, Finding, Rule
 
 KINDS = ("out", "in", "img-man", "config")
@@ -42,8 +44,8 @@ def check(path: Path, *, kind: Optional[str] = None, on_progress: Optional[OnPro
 
     Args:
         path: A folder `out`, `in` or `img-man`, one that holds some of these, or a configuration file.
-        kind: One of `KINDS`; recognised from what lies there when None. In a folder that holds both `in` and `out`, these two are judged,
-            the second by what the first asks for.
+        kind: One of `KINDS`; recognised from what lies there when None. In a folder that holds both `in` and `out`, these two are judged.
+            An `out` with an `in` beside it is judged by what that asks for, also when it is given alone.
         on_progress: See `OnProgress`.
         counts: Is filled with how many of what were looked at, such as `{"images": 12000}`.
 
@@ -103,15 +105,17 @@ def kinds_at(path: Path, kind: Optional[str] = None) -> List[str]:
 
 
 def _recognised(path: Path, wanted: Optional[str]) -> Iterator[Tuple[str, Path, Optional[Path]]]:
-    """Kind, where, and for an `out` the `in` beside it, if one folder holds both."""
-    if not os.path.exists(path):
-        raise NothingToCheckError(f"{path} does not exist", hint="give a folder out, in or img-man, or one that holds them")
+    """Kind, where, and for an `out` the `in` beside it."""
+    problem = _problem_at(path)
+    if problem:
+        raise NothingToCheckError(f"{printable(str(path))} {problem}", hint="give a folder out, in or img-man, or one that holds them")
     if wanted is not None:
-        is_held = path.is_dir() and (path / wanted).is_dir()
+        is_held = os.path.isdir(path / wanted)
         if path.is_dir() == (wanted == "config"):
             raise NothingToCheckError(f"{path} is {'a folder' if path.is_dir() else 'no folder'}",
                                       hint="config is a file, all others are folders")
-        yield wanted, path / wanted if is_held else path, path / "in" if is_held and wanted == "out" and (path / "in").is_dir() else None
+        found = path / wanted if is_held else path
+        yield wanted, found, _given_beside(found) if wanted == "out" else None
     elif not path.is_dir():
         if path.suffix not in (".yaml", ".yml") or path.name == "result.yaml":
             raise NothingToCheckError(f"{path} is no config.yaml or env.yaml", hint="give the folder that it lies in")
@@ -120,8 +124,18 @@ def _recognised(path: Path, wanted: Optional[str]) -> Iterator[Tuple[str, Path, 
         yield from _in_folder(path)
 
 
+def _problem_at(path: Path) -> str:
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return "does not exist"
+    except OSError as e:
+        return f"cannot be read: {e.strerror}"
+    return "cannot be read: Permission denied" if stat.S_ISDIR(mode) and not os.access(path, os.R_OK | os.X_OK) else ""
+
+
 def _in_folder(path: Path) -> Iterator[Tuple[str, Path, Optional[Path]]]:
-    held = [name for name in ("in", "out", "img-man") if (path / name).is_dir() and not (name == "out" and _is_unstarted(path / name))]
+    held = [name for name in ("in", "out", "img-man") if os.path.isdir(path / name) and not (name == "out" and _is_unstarted(path / name))]
     for name in held:
         yield name, path / name, path / "in" if "in" in held and name == "out" else None
     if held:
@@ -131,7 +145,7 @@ def _in_folder(path: Path) -> Iterator[Tuple[str, Path, Optional[Path]]]:
     elif _holds(path, _IN_NAMES):
         yield "in", path, None
     elif _holds(path, _OUT_NAMES):
-        yield "out", path, None
+        yield "out", path, _given_beside(path)
     else:
         raise NothingToCheckError(
             f"{path} holds nothing that can be checked; looked for in/, out/ and img-man/, for {', '.join(_OUT_NAMES)} as in out/, "
@@ -141,10 +155,16 @@ def _in_folder(path: Path) -> Iterator[Tuple[str, Path, Optional[Path]]]:
 
 def _is_unstarted(out: Path) -> bool:
     """Whether the task has not begun: the platform, or `ymir-exc sample`, has laid out the folder, and nothing was written yet."""
-    from ymir_exc import monitor
-    record = monitor.read_record(out / "monitor.txt")
-    return (record is not None and record.state == _PENDING and not any((out / name).exists() for name in _RESULTS)
-            and not ((out / _LOG).is_file() and (out / _LOG).stat().st_size))
+    from ymir_exc.host.check import _monitor
+    record = _monitor.record_of(out)
+    return (record is not None and record.state == _PENDING and not any(os.path.exists(out / name) for name in _RESULTS)
+            and not (os.path.isfile(out / _LOG) and os.path.getsize(out / _LOG)))
+
+
+def _given_beside(out: Path) -> Optional[Path]:
+    """The `in` folder beside one called `out`, which are the two of a task."""
+    out = Path(os.path.abspath(out))
+    return out.parent / "in" if out.name == "out" and os.path.isfile(out.parent / "in" / "env.yaml") else None
 
 
 def _holds(folder: Path, names: Sequence[str]) -> bool:

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
 from ymir_exc._annotations.objects import finite, ids_of_names, read_file
-from ymir_exc._annotations.voc import _parse_xml
+from ymir_exc._annotations.voc import parse_xml
 from ymir_exc.dataset_convert._image_size import Size
 from ymir_exc.errors import DatasetError
 from ymir_exc.host.check._env import absence
@@ -54,7 +54,8 @@ NAME = rule(
 BNDBOX = rule(
     "A332", Severity.WARNING, "A voc object has a bndbox", "The object is left out", "Label it anew, or remove it")
 CORNERS = rule(
-    "A333", Severity.ERROR, "A bndbox has xmin, ymin, xmax and ymax, all numbers", "A reader fails at it", "Label it anew")
+    "A333", Severity.ERROR, "A bndbox has xmin, ymin, xmax and ymax, all numbers, as are rotate_angle and box_quality",
+    "A reader fails at it", "Label it anew")
 SIZE = rule(
     "A334", Severity.WARNING, "The image's size in an annotation is that of the picture",
     "Boxes may count other pixels than the picture has", "Check that the picture was not scaled or turned after it was labelled")
@@ -208,7 +209,7 @@ def check_voc(path: str, asset: str, size: Optional[Size], class_names: Optional
         yield Finding(THERE, absence(path), path)
         return
     try:
-        root = _parse_xml(path)
+        root = parse_xml(path)
     except DatasetError as e:
         yield Finding(XML, e.message, path)
         return
@@ -252,6 +253,12 @@ def _voc_object(element: Element, ids: Optional[Mapping[str, int]], size: Option
             values.append(finite(text))
         except ValueError:
             yield Finding(CORNERS, f"{tag} is {text!r:.{_SHOWN}}" if text else f"{tag} is missing", path, None, f"{key}.bndbox.{tag}")
+            return
+    for place in ("bndbox/rotate_angle", "box_quality"):
+        try:
+            finite((element.findtext(place) or "0")[:_MAX_LINE])
+        except ValueError as e:
+            yield Finding(CORNERS, f"{os.path.basename(place)}: {e}", path, None, f"{key}.{place.replace('/', '.')}")
             return
     if any(value != int(value) for value in values):
         shown = ", ".join(f"{value:g}" for value in values)

@@ -3,14 +3,16 @@ from __future__ import annotations
 
 import codecs
 import os
+from array import array
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
-from ymir_exc._annotations.coco import _MAX_PIXELS, _segmentation
+from ymir_exc._annotations.coco import MAX_PIXELS, segmentation_of
 from ymir_exc._annotations.objects import finite, ids_of_names
 from ymir_exc.dataset_convert._image_size import Size
-from ymir_exc.host.check._annotations import EXTENT, FRACTION, ORDER, THERE, Labels, box_problem, size_problem
+from ymir_exc.host.check._annotations import DOUBLE, EXTENT, FRACTION, ORDER, THERE, Labels, box_problem, size_problem
 from ymir_exc.host.check._env import absence
 from ymir_exc.host.check._json_stream import BrokenJson, JsonStream
+from ymir_exc.host.check._segmentation import twice
 from ymir_exc.host.findings import Finding, Rule, Severity, rule
 
 JSON = rule(
@@ -26,8 +28,9 @@ CLASS = rule(
     "A344", Severity.WARNING, "The name of a category is one of class_names", "Its objects are left out",
     "Add the class to class_names, or mend the name")
 LISTED = rule(
-    "A345", Severity.ERROR, "Each image of an index file stands in images", "A reader fails at the image",
-    "Export index file and annotations together. Names are compared without their folders")
+    "A345", Severity.ERROR, "Each image of an index file stands in images, with an entry of its own",
+    "A reader fails at the image, or gives it the labels of another",
+    "Export index file and annotations together, and rename files of one name: names are compared without their folders")
 CATEGORY_ID = rule(
     "A346", Severity.WARNING, "The category_id of an annotation stands for one of class_names", "The object is left out",
     "Count categories from 0, in the order of class_names")
@@ -37,7 +40,8 @@ IMAGE_ID = rule(
 FIELDS = rule(
     "A348", Severity.ERROR, "An annotation has image_id, category_id and bbox", "A reader fails at it", "Add what is missing")
 BBOX = rule(
-    "A349", Severity.ERROR, "A bbox is a list of x, y, width and height, all finite", "A reader fails at it", "Write four numbers")
+    "A349", Severity.ERROR, "A bbox is a list of x, y, width and height, all finite, as are rotate_angle and box_quality",
+    "A reader fails at it", "Write four numbers; leave the others out where nothing is known")
 MASK = rule(
     "A350", Severity.ERROR, "A segmentation is polygons of three points or more, or RLE with counts and size", "A reader fails at it",
     "Write such a mask, or {} for an object that is only a box")
@@ -67,6 +71,10 @@ class CocoCheck:
         self._sizes: Dict[Any, Optional[Size]] = {}
         self._classes: Dict[Any, int] = {}
         self._listed: Dict[Any, Labels] = {}
+        self._assets: Dict[Any, int] = {}    # image id to a hash of the path that it was looked up by
+        self._hashes = array("q")    # of each annotation: those alone that come twice are compared whole
+        self._twice: Set[int] = set()
+        self._objects: Set[Any] = set()
         self._is_usable = False
         self._line = 1
 
@@ -87,6 +95,8 @@ class CocoCheck:
                     yield from self._image(position, value)
                 elif key == "categories":
                     yield from self._category(position, value, named)
+                else:
+                    self._hashes.append(_hash(value))
             for key in sorted({"images", "annotations"} - seen):
                 raise BrokenJson(f"it has no {key}", 1)
         except OSError as e:
@@ -96,6 +106,8 @@ class CocoCheck:
             yield Finding(JSON, e.message, self.path, e.line)
             return
         self._is_usable = True
+        self._twice = twice(self._hashes)
+        del self._hashes[:]
         if all(class_id is None or class_id == key for key, class_id in named.items()):
             self._classes = {class_id: class_id for class_id in range(len(self._names or ()))}
         else:
@@ -130,7 +142,7 @@ class CocoCheck:
             yield self._broken(IMAGE, f"file_name {name!r:.60} and id {number!r:.60}", key)
             return
         edges = (value.get("width"), value.get("height"))
-        size: Any = edges if all(type(edge) is int and edge > 0 for edge in edges) and edges[0] * edges[1] <= _MAX_PIXELS else None
+        size: Any = edges if all(type(edge) is int and edge > 0 for edge in edges) and edges[0] * edges[1] <= MAX_PIXELS else None
         name = os.path.basename(name)
         if name in self._images:
             yield self._broken(UNIQUE, f"{name} is there twice", f"{key}.file_name")
@@ -165,6 +177,9 @@ class CocoCheck:
         if image is None:
             yield Finding(LISTED, f"{os.path.basename(asset)} is none of the images in {self.path}", index, line)
             return
+        if self._assets.setdefault(image.id, hash(asset)) != hash(asset):
+            yield Finding(LISTED, f"another image before is called {os.path.basename(asset)} too", index, line)
+            return
         self._listed[image.id] = labels
         yield from size_problem(image.size, size, self.path, f"images: {os.path.basename(asset)}")
         if image.size is None:
@@ -196,9 +211,20 @@ class CocoCheck:
         if self._names is not None and (not isinstance(category, (int, str)) or category not in self._classes):
             yield self._broken(CATEGORY_ID, f"category_id {category!r:.60} stands for none of class_names", f"{key}.category_id")
             return
+        for name in ("rotate_angle", "box_quality"):
+            try:
+                finite(value.get(name, 0))
+            except ValueError as e:
+                yield self._broken(BBOX, f"{name}: {e}", f"{key}.{name}")
+                return
         problems = [*self._mask(value.get("segmentation"), self._sizes[image], key),
                     *self._bbox(value["bbox"], self._sizes[image], bool(value.get("segmentation")), key)]
         yield from problems
+        if _hash(value) in self._twice:
+            said = _said(value)
+            if said in self._objects:
+                yield self._broken(DOUBLE, f"an annotation of this image with the bbox {value['bbox']!r:.60} is there before", key)
+            self._objects.add(said)
         labels = self._listed.get(image)
         if labels is not None and self._names is not None and not any(one.rule in (ORDER, EXTENT, BBOX) for one in problems):
             labels.objects[self._classes[category]] += 1
@@ -219,10 +245,24 @@ class CocoCheck:
 
     def _mask(self, value: Any, size: Optional[Size], key: str) -> List[Finding]:
         try:
-            mask = _segmentation(value)
+            mask = segmentation_of(value)
         except (ValueError, TypeError) as e:
             return [self._broken(MASK, str(e), f"{key}.segmentation")]
         if isinstance(mask, dict) and size is not None and list(mask["size"]) != [size[1], size[0]]:
             message = f"size is {mask['size']}; the image has {size[1]} rows and {size[0]} columns"
             return [self._broken(RLE_SIZE, message, f"{key}.segmentation.size")]
         return []
+
+
+def _said(value: Any) -> Tuple[Any, ...]:
+    """What an annotation says of its object, to be compared; the platform counts objects as one by less, their masks aside."""
+    return (value["image_id"], value["category_id"], *value["bbox"], value.get("rotate_angle", 0), value.get("iscrowd", 0),
+            repr(value.get("segmentation") or None))
+
+
+def _hash(value: Any) -> int:
+    """Equal for annotations that say the same; 0 where that cannot be told, which is told when the annotation is judged."""
+    try:
+        return hash(_said(value))
+    except (TypeError, KeyError, AttributeError):
+        return 0

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from ymir_exc._annotations import annotation_format
-from ymir_exc._yaml import load_mapping, misspelt, nearest
+from ymir_exc._yaml import misspelt, nearest
 from ymir_exc.errors import ConfigError
 from ymir_exc.host.check import _env
 from ymir_exc.host.check._env import Task
@@ -113,7 +113,7 @@ _ENV_KEYS = {"input", "output", "run_training", "protocol_version", "manifest_fi
 def check_config(path: Path) -> Iterator[Finding]:
     """Judge one env.yaml or config.yaml, without the files that it names; its content tells which of the two it is."""
     try:
-        raw = load_mapping(str(path))
+        raw = _env.read_mapping(str(path))
     except ConfigError as e:
         yield Finding(_env.READABLE if "env" in path.name else READABLE, e.message, str(path))
         return
@@ -132,7 +132,7 @@ def read_config(task: Task) -> Tuple[Dict[str, Any], List[Finding]]:
     if _env.absence(path):
         return {}, [Finding(THERE, _env.absence(path), path)]
     try:
-        raw = load_mapping(path, "the hyper-parameters")
+        raw = _env.read_mapping(path, "the hyper-parameters")
     except ConfigError as e:
         return {}, [Finding(READABLE, e.message, path)]
     return raw, [*_check_values(raw, task.tasks, path), *_check_task(raw, task, path), *_check_against_templates(raw, task, path)]
@@ -170,7 +170,7 @@ def pattern_problems(value: Any) -> List[str]:
     for part in value if isinstance(value, list) else str(value or "").split(","):
         try:
             re.compile(str(part).strip())
-        except re.error as e:
+        except (re.error, OverflowError, RecursionError) as e:
             problems.append(f"{str(part).strip()!r:.60} is none: {e}")
     return problems
 
@@ -282,7 +282,7 @@ def _check_against_templates(raw: Mapping[str, Any], task: Task, path: str) -> I
         kind = next((name for code, name in OBJECT_TYPE_FOLDERS.items() if str(code) == str(raw.get("object_type"))), "det")
         for place in (os.path.join(folder, kind, f"{name}-template.yaml"), os.path.join(folder, f"{name}-template.yaml")):
             try:
-                template = {**load_mapping(place), **template}
+                template = {**_env.read_mapping(place), **template}
                 break
             except ConfigError:
                 continue    # the templates are judged by themselves

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any, Callable, Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Set, Tuple
 
-from ymir_exc import _yaml
 from ymir_exc.errors import ConfigError, one_line
+from ymir_exc.host.check._env import absence, read_mapping
 from ymir_exc.host.findings import Finding, Severity, rule
 
 X001 = rule("X001", Severity.ERROR, "Every check can be carried out", "What was not judged may be wrong",
@@ -26,6 +26,7 @@ X011 = rule("X011", Severity.WARNING, "env.yaml and config.yaml of the task can 
             "The output is judged without knowing the task, so much is left out", "Check the `in` folder by itself")
 
 _BLOCK = 1 << 20
+_LONGEST_LINE = 1 << 20
 _OBJECT_TYPES = (2, 3, 4, 50)
 PRIMARY = {2: "mAP", 3: "mIoU", 4: "maskAP"}
 """Object type to the metric by which the platform's users choose a stage (contract 6.1)."""
@@ -136,7 +137,7 @@ def read_task(given: Path, found: List[Finding]) -> Task:
     if env is not None:
         runs = frozenset(task for task in ("training", "mining", "infer") if _is_true(env.get(f"run_{task}")))
     names = (config or {}).get("class_names")
-    classes = frozenset(name.strip().lower() for name in names if isinstance(name, str)) if isinstance(names, list) else None
+    classes = frozenset(str(name).strip().lower() for name in names) if isinstance(names, list) else None
     kind = None if config is None else config.get("object_type", 2)
     task_id, inside = (env or {}).get("task_id"), (env or {}).get("input")
     root = str(inside.get("root_dir", "/in")) if isinstance(inside, dict) else "/in"
@@ -152,18 +153,22 @@ def _is_true(value: Any) -> bool:
 
 def _mapping(path: Path, found: List[Finding]) -> Optional[Dict[str, Any]]:
     try:
-        return _yaml.load_mapping(str(path), "the task's description")
+        return read_mapping(str(path), "the task's description")
     except ConfigError as e:
         found.append(X011.found(e.message, str(path)))
         return None
 
 
 def _candidates(path: Path, found: List[Finding]) -> Optional[Candidates]:
+    if not is_there(path):
+        return None
+    if absence(str(path)):
+        found.append(X011.found(absence(str(path)), str(path)))
+        return None
     try:
         with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="\n") as f:
-            return Candidates(line.rstrip("\r\n") for line in f if line.strip())
-    except FileNotFoundError:
-        return None
+            lines = iter(lambda: f.readline(_LONGEST_LINE), "")
+            return Candidates(line.rstrip("\r\n").split("\t")[0] for line in lines if line.strip())
     except OSError as e:
         found.append(X011.found(f"cannot be read: {e.strerror}", str(path)))
         return None
@@ -190,8 +195,12 @@ def _failed(path: str, error: Exception) -> Finding:
 
 
 def is_there(path: Path) -> bool:
-    """Whether anything stands at this path, a dangling link too."""
-    return os.path.lexists(path)
+    """Whether anything stands at this path, a dangling link too. A folder that may not be looked into counts as yes: opening tells why."""
+    try:
+        os.lstat(path)
+    except OSError as e:
+        return isinstance(e, PermissionError)
+    return True
 
 
 def odd_file(path: Path) -> Optional[Finding]:

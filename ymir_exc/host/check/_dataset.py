@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Callable, Deque, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
-from ymir_exc._annotations import _SUFFIXES, annotation_format
+from ymir_exc._annotations import SUFFIXES, annotation_format
 from ymir_exc.dataset_convert._image_size import Size
 from ymir_exc.errors import ConfigError
 from ymir_exc.host.check import _annotations, _config, _env, _images, _index
@@ -219,7 +219,7 @@ def _kind_of(row: Row, index: Index, labelling: _Labelling) -> str:
     """What an item's annotation is by its ending, or by export_format; '' without one."""
     if not row.annotation or index.split == "candidate":
         return ""
-    return _SUFFIXES.get(os.path.splitext(row.annotation)[1].lower(), labelling.kind or "voc")
+    return SUFFIXES.get(os.path.splitext(row.annotation)[1].lower(), labelling.kind or "voc")
 
 
 def _judge_labels(kind: str, index: Index, row: Row, size: Optional[Size], labelling: _Labelling, labels: Labels) -> List[Finding]:

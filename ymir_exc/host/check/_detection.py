@@ -1,9 +1,9 @@
 """infer-result.json of a detector (contract 7.2), image by image."""
 from __future__ import annotations
 
+import re
 from typing import Any, Dict, FrozenSet, Iterator, List, Mapping, Optional, Set, Tuple
 
-from ymir_exc.errors import ImageError
 from ymir_exc.host.check._context import Task, kind_of, number, shown
 from ymir_exc.host.check._json_file import X010, ResultFile
 from ymir_exc.host.check._json_stream import JsonStream
@@ -39,17 +39,21 @@ D315 = rule("D315", _E, "box is an object of x, y, w and h", _FAILS, 'Write {"x"
 D316 = rule("D316", _E, "box has no other keys than x, y, w, h and rotate_angle", _FAILS,
             "Take the other keys out of box; beside it they do no harm")
 D317 = rule("D317", _E, "box has all of x, y, w and h", "The platform reads what is missing as 0", "Give all four")
-D318 = rule("D318", _E, "x, y, w and h are integers", _FAILS, "Write int(round(value))")
+D318 = rule("D318", _E, "x, y, w and h are whole numbers", _FAILS, "Write int(round(value))")
 D319 = rule("D319", _E, "x, y, w and h fit into 32 bits", _FAILS, "Look at how the box is computed; clip it to the image")
 D320 = rule("D320", _E, "A box is at least one pixel wide and high", "The box has no area: it cannot be seen or counted",
             "Leave it out, or round w and h up")
 D321 = rule("D321", _E, "rotate_angle is a finite number", _FAILS, "Write a float, or leave it out")
 D322 = rule("D322", _W, "A box lies in its image", "What is outside counts against the box in any evaluation",
             "Clip boxes to the image; look whether they are scaled back to it")
+D323 = rule("D323", _W, "x, y, w and h are written as integers",
+            "The platform takes 30.0 and '30' for 30; other readers of the file may not",
+            "Write int(round(value))")
 
 _EDGES = ("x", "y", "w", "h")
 _BOX_KEYS = frozenset((*_EDGES, "rotate_angle"))
 _INT32 = 2 ** 31
+_DIGITS = re.compile(r"-?[0-9]{1,20}")
 
 
 class Predictions:
@@ -163,11 +167,11 @@ class Predictions:
         path = candidates.path(name) if candidates and boxes else None
         if path is None:
             return
-        from ymir_exc.dataset_convert._image_size import image_size
-        try:
-            width, height = image_size(self.task.on_this_machine(path))
-        except ImageError:    # the dataset's fault, and told there
+        from ymir_exc.host.check._images import size_of
+        size = size_of(self.task.on_this_machine(path))
+        if size is None:    # the dataset's fault, and told there
             return
+        width, height = size
         outside = [box for box in boxes if not box.get("rotate_angle")
                    and (box["x"] < 0 or box["y"] < 0 or box["x"] + box["w"] > width or box["y"] + box["h"] > height)]
         if outside:
@@ -216,12 +220,23 @@ def _box_faults(box: Any) -> Iterator[Tuple[Rule, str, str]]:
     if missing:
         yield D317, f"box lacks {', '.join(missing)}", ""
     for edge in _EDGES:
-        value = box.get(edge, 1)
-        if type(value) is not int:
-            yield D318, f"{edge} is {shown(value)}", f".{edge}"
+        value = _whole(box.get(edge, 1))
+        if value is None:
+            yield D318, f"{edge} is {shown(box[edge])}", f".{edge}"
         elif not -_INT32 <= value < _INT32:
             yield D319, f"{edge} is {shown(value)}", f".{edge}"
         elif edge in ("w", "h") and value < 1:
             yield D320, f"{edge} is {value}", f".{edge}"
+        elif type(box.get(edge, 1)) is not int:
+            yield D323, f"{edge} is {shown(box[edge])}", f".{edge}"
     if "rotate_angle" in box and number(box["rotate_angle"]) is None:
         yield D321, f"rotate_angle is {shown(box['rotate_angle'])}", ".rotate_angle"
+
+
+def _whole(value: Any) -> Optional[int]:
+    """The integer that the platform reads, which takes 30.0 and '30' for 30; None for anything else."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, str) and _DIGITS.fullmatch(value):
+        return int(value)
+    return value if type(value) is int else None

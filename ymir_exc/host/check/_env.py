@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple
 
@@ -94,9 +95,23 @@ class Task(NamedTuple):
 
 def absence(path: str) -> str:
     """A sentence that there is no such file; '' where there is one. A pipe in its place is never opened: it would be waited for."""
-    if os.path.isfile(path):
-        return ""
-    return f"{path} is no file" if os.path.exists(path) else f"{path} does not exist"
+    try:
+        return "" if stat.S_ISREG(os.stat(path).st_mode) else f"{path} is no file"
+    except (FileNotFoundError, NotADirectoryError):
+        return f"{path} does not exist"
+    except (OSError, ValueError) as e:    # a NUL character is a ValueError
+        return f"{path} cannot be read: {getattr(e, 'strerror', None) or e}"
+
+
+def read_mapping(path: str, what: str = "this file") -> Dict[str, Any]:
+    """As `_yaml.load_mapping`, which would wait for a pipe.
+
+    Raises:
+        ConfigError: As there; and what lies there is no file.
+    """
+    if os.path.exists(path) and absence(path):
+        raise ConfigError(absence(path))
+    return load_mapping(path, what)
 
 
 def read_task(folder: Path) -> Tuple[Task, List[Finding]]:

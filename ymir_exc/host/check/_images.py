@@ -8,9 +8,10 @@ import struct
 import warnings
 from typing import Iterator, List, NamedTuple, Optional, Tuple
 
-from ymir_exc.dataset_convert._image_size import Size, _size_of, image_size
+from ymir_exc.dataset_convert._image_size import Size, image_size, size_in
 from ymir_exc.dataset_reader import check_image
 from ymir_exc.errors import ImageError
+from ymir_exc.host.check._env import absence
 from ymir_exc.host.findings import Rule, Severity, rule
 
 THERE = rule(
@@ -85,6 +86,15 @@ def look(path: str) -> Look:
         os.close(fd)
 
 
+def size_of(path: str) -> Optional[Size]:
+    """Width and height of a picture, as stored; None where they cannot be told, which `look` explains."""
+    try:
+        with _quiet():
+            return None if absence(path) else image_size(path)
+    except Exception:    # a decoder raises whatever a malformed file makes it stumble over
+        return None
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Pillow warns of much in a malformed file; findings say what matters of it."""
@@ -101,7 +111,7 @@ def _look(path: str, fd: int) -> Look:
         return Look(None, [(EMPTY, f"{path} is empty")])
     head = os.read(fd, _HEAD)
     kind = _kind(head)
-    size = _size_of(fd, head) if kind in _ENDINGS else None
+    size = size_in(fd, head) if kind in _ENDINGS else None
     if size is None or min(size) <= 0:
         try:
             with _quiet():

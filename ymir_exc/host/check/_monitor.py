@@ -13,6 +13,7 @@ from ymir_exc import monitor
 from ymir_exc.code import ExecutorReturnCode
 from ymir_exc.host.check import _context
 from ymir_exc.host.check._context import Task, shown
+from ymir_exc.host.check._env import absence
 from ymir_exc.host.findings import Finding, Rule, Severity, rule
 
 _E, _W, _N = Severity.ERROR, Severity.WARNING, Severity.NOTE
@@ -30,8 +31,8 @@ M505 = rule("M505", _E, "The first field, the task id, is not blank", "The platf
 M506 = rule("M506", _E, "The timestamp is seconds since 1970", _FINAL, "Write time.time(), not milliseconds or a date")
 M507 = rule("M507", _E, "The percent is a number from 0 to 1", "A word fails the task (150404); 50 is shown as 5000 %", "Write a fraction")
 M508 = rule("M508", _E, "The state is an integer from 0 to 4", _FINAL, "Write 2 while running, and 4 after a failure")
-M509 = rule("M509", _E, "The state is one that a program uses: 2 running, or 4 failed",
-            "0 and 3 are the platform's own words; exit status 0 says that a task is done", "Write 2, and exit with 0")
+M509 = rule("M509", _W, "The state is one that a program uses: 2 running, or 4 failed",
+            "0 and 3 are the platform's own words, and end nothing; exit status 0 says that a task is done", "Write 2, and exit with 0")
 M510 = rule("M510", _W, "The program told its progress", "The task shows 0 % until it ends",
             "Call monitor.write_monitor_logger() now and then")
 M511 = rule("M511", _E, "The task did not fail: the state is not 4", "State 4 is final the moment it is seen, whatever results there are",
@@ -61,8 +62,14 @@ _INT32 = 2 ** 31
 
 def has_failed(out: Path) -> bool:
     """Whether the task said that it failed: what it did not write is then no fault of its own."""
-    record = monitor.read_record(out / "monitor.txt")
+    record = record_of(out)
     return record is not None and record.state == _FAILED
+
+
+def record_of(out: Path) -> Optional[monitor.Record]:
+    """What monitor.txt says; None where it says nothing. A pipe in its place is not opened."""
+    path = out / "monitor.txt"
+    return None if absence(str(path)) else monitor.read_record(path)
 
 
 def check_monitor(out: Path, task: Task) -> Iterator[Finding]:

@@ -26,6 +26,9 @@ def check_output(out: Path, given: Optional[Path], on_progress: Optional[Callabl
     if not out.is_dir():
         yield X002.found("is no folder", str(out))
         return
+    if not os.access(out, os.R_OK | os.X_OK):
+        yield _context.X004.found("cannot be read: Permission denied", str(out))
+        return
     found: List[Finding] = []
     task = _context.read_task(given, found) if given is not None else Task()
     yield from found
@@ -77,7 +80,9 @@ def _predictions(out: Path, task: Task, meter: Meter, counts: Dict[str, int]) ->
 
 
 def _leftovers(out: Path) -> Iterator[Finding]:
-    for folder in (out, out / "models"):
-        for name in sorted(os.listdir(folder)) if folder.is_dir() else ():
+    folders = [(str(out), sorted(os.listdir(out)))]
+    folders += [(place, sorted(names)) for place, _, names in sorted(os.walk(out / "models"))]    # those of the stages too
+    for place, names in folders:
+        for name in names:
             if name.startswith(".") and any(mark in name for mark in _LEFTOVERS):
-                yield X007.found("was left by a writer that did not end", str(folder / name))
+                yield X007.found("was left by a writer that did not end", os.path.join(place, name))

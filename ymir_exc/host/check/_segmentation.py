@@ -83,7 +83,7 @@ class Coco:
         self.counts["images"], self.counts["objects"] = len(self.sizes), len(self.boxes)
         if is_broken:    # what could be read of it is no ground to judge by
             return
-        self.twice = _twice(self.boxes)
+        self.twice = twice(self.boxes)
         del self.boxes[:]
         yield from self.file.read(self._second)
 
@@ -245,8 +245,8 @@ def _hash(value: Any) -> int:
         return 0
 
 
-def _twice(hashes: array[int]) -> Set[int]:
-    """Those that occur more than once; 0 stands for an object without a box."""
+def twice(hashes: array[int]) -> Set[int]:
+    """Those of many hashes that occur more than once; 0 stands for what has none, such as an object without a box."""
     import numpy as np
     ordered = np.sort(np.frombuffer(hashes, np.int64)) if len(hashes) else np.zeros(0, np.int64)
     again: List[int] = ordered[1:][ordered[1:] == ordered[:-1]].tolist()

@@ -1,6 +1,7 @@
 """The files under models/ that result.yaml lists, as the platform looks for them and packs them (contract 6.3 and 6.4)."""
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Set, Tuple
@@ -106,9 +107,18 @@ def found_at(models: Path, name: str, folders: Sequence[str]) -> Optional[str]:
     """Where the platform finds a file: its path in `models`, in the first of the folders that has it; None where none does."""
     for folder in folders:
         place = os.path.join(folder, name)
-        if (models / place).is_file() or (models / place).is_symlink():
+        if _is_at(models / place):
             return place
     return None
+
+
+def _is_at(path: Path) -> bool:
+    try:
+        return path.is_file() or path.is_symlink()
+    except OSError as e:
+        if e.errno == errno.ENAMETOOLONG:    # no file can have it
+            return False
+        raise
 
 
 def _link_on(models: Path, relative: str) -> Optional[str]:

@@ -5,9 +5,10 @@ import os
 from pathlib import Path
 from typing import Any, Dict, Iterator, List
 
-from ymir_exc._yaml import load_mapping, nearest
+from ymir_exc._yaml import nearest
 from ymir_exc.errors import ConfigError
 from ymir_exc.host.check._config import format_problem, pattern_problems, shm_problem
+from ymir_exc.host.check._env import read_mapping
 from ymir_exc.host.findings import Finding, Severity, rule
 from ymir_exc.util import OBJECT_TYPE_FOLDERS, RESERVED_KEYS
 
@@ -131,7 +132,7 @@ def _manifest(folder: Path) -> Any:
     if not os.path.lexists(path):
         return {}, [Finding(NO_MANIFEST, f"{path} does not exist", str(path))]
     try:
-        manifest = load_mapping(str(path), "the image's manifest")
+        manifest = read_mapping(str(path), "the image's manifest")
     except ConfigError as e:
         return {}, [Finding(MANIFEST, e.message, str(path))]
     return manifest, list(_check_manifest(manifest, str(path)))
@@ -167,7 +168,7 @@ def _near_names(folder: Path) -> Iterator[Finding]:
 def _check_template(path: Path) -> Iterator[Finding]:
     place = str(path)
     try:
-        template = load_mapping(place, "the template")
+        template = read_mapping(place, "the template")
     except ConfigError as e:
         yield Finding(MAPPING, e.message, place)
         return

@@ -11,6 +11,7 @@ SHOWN = 20
 KEPT = 1000
 """Of one rule in one file, for programs that read all; the others are counted."""
 
+_LONGEST = 600
 _COLOURS = {Severity.ERROR: "31;1", Severity.WARNING: "33;1", Severity.NOTE: "36"}
 _MARKDOWN = {"X": "Any file", "T": "Training: models/result.yaml", "R": "Mining: result.tsv", "D": "Detection: infer-result.json",
              "S": "Segmentation: infer-result.json", "M": "Progress and logs", "E": "env.yaml", "C": "config.yaml", "I": "Index files",
@@ -37,14 +38,19 @@ def gather(findings: Iterable[Finding]) -> Gathered:
     """Take all findings, with control characters and halves of characters made harmless."""
     made = Gathered([], {})
     for one in findings:
-        place = one.rule, _printable(one.path)
+        place = one.rule, printable(one.path)
         made.counts[place] = made.counts.get(place, 0) + 1
         if made.counts[place] <= KEPT:
-            made.findings.append(one._replace(message=_printable(one.message), path=place[1], key=_printable(one.key)))
+            made.findings.append(one._replace(message=_cut(one.message), path=place[1], key=_cut(one.key)))
     return made
 
 
-def _printable(text: str) -> str:
+def _cut(text: str) -> str:
+    """What a file says may be as long as the file is; its end tells the item of a key."""
+    return printable(text if len(text) <= _LONGEST else f"{text[:_LONGEST // 2]}…{text[-_LONGEST // 2:]}")
+
+
+def printable(text: str) -> str:
     """What a terminal, XML and UTF-8 can hold: file names are any bytes, and JSON may hold halves of characters."""
     if text.isprintable():
         return text

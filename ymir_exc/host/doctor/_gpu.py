@@ -62,8 +62,10 @@ def _gpu(_: Question) -> Iterator[Line]:
     try:
         found = driver()
     except NoAnswer as e:
-        yield Line(Status.PROBLEM, f"nvidia-smi is installed, but fails: {e}",
-                   "load or reinstall the NVIDIA driver; nvidia-smi must succeed")
+        is_empty = "no devices" in str(e).lower() or "lists no GPU" in str(e)
+        yield Line(Status.PROBLEM, f"nvidia-smi is installed, but {'finds no GPU' if is_empty else 'fails'}: {e}",
+                   "hand one in: a container needs --gpus all, a virtual machine a GPU that is passed through to it" if is_empty else
+                   "reboot, if the driver was updated; else load or reinstall it: nvidia-smi must succeed")
         return
     if found is None:
         yield Line(Status.WARNING, "no NVIDIA GPU, or no driver: nvidia-smi is not installed",
@@ -73,7 +75,8 @@ def _gpu(_: Question) -> Iterator[Line]:
                {"driver": found.version, "cuda": found.cuda})
     for gpu in found.gpus:
         is_free = not gpu.total or gpu.free > 0.8 * gpu.total    # the platform's own measure of a free GPU
-        yield Line(Status.OK if is_free else Status.WARNING, f"GPU {gpu.number}: {gpu.name}, {size(gpu.free)} of {size(gpu.total)} free",
+        memory = f"{size(gpu.free)} of {size(gpu.total)} free" if gpu.total else "which does not tell its memory"
+        yield Line(Status.OK if is_free else Status.WARNING, f"GPU {gpu.number}: {gpu.name}, {memory}",
                    "" if is_free else "another program uses it: the platform takes a GPU for free above 80 %", gpu._asdict())
 
 

@@ -12,6 +12,11 @@ from ymir_exc.host.doctor._gpu import Driver, driver
 from ymir_exc.host.doctor._probe import Line, NoAnswer, Question, Status, ask, probe, size
 from ymir_exc.host.doctor._python import fits, numbers
 
+# torch from pip brings CUDA with it, and no variable of the image tells; its file is read, as importing it takes seconds.
+_TORCH_CUDA = """import importlib.util, pathlib, re
+found = importlib.util.find_spec("torch")
+text = pathlib.Path(found.origin).with_name("version.py").read_text() if found else ""
+print(*re.findall(r"^cuda\\b[^=]*=\\s*[\\x27\\x22]([0-9.]+)", text, re.MULTILINE))"""
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm"}
 
 
@@ -27,14 +32,14 @@ def _image(question: Question) -> Iterator[Line]:
         return
     yield _architecture(question.image, found)
     settings = dict(entry.partition("=")[::2] for entry in (found.get("Config") or {}).get("Env") or ())
-    wanted = cuda_wanted(settings)
-    if wanted is None:
-        yield Line(Status.OK, f"{question.image} does not say that it needs CUDA", "", {"cuda": None})
-        return
     try:
         known: Optional[Driver] = driver()
     except NoAnswer:    # the probe of the GPUs says so
         known = None
+    wanted = cuda_wanted(settings) or (_cuda_of_torch(name, question.image) if known else None)
+    if wanted is None:
+        yield Line(Status.OK, f"{question.image} does not say that it needs CUDA", "", {"cuda": None})
+        return
     yield cuda_line(question.image, settings, wanted, known)
 
 
@@ -68,6 +73,15 @@ def cuda_wanted(settings: Mapping[str, str]) -> Optional[str]:
     return ".".join(map(str, (*numbers(found), 0)[:2])) if numbers(found) else None
 
 
+def _cuda_of_torch(engine: str, image: str) -> Optional[str]:
+    """The CUDA version that an image's torch is built for; None where it has none, or no Python to ask."""
+    try:
+        said = ask([engine, "run", "--rm", "--network", "none", "--entrypoint", "python3", image, "-c", _TORCH_CUDA], 30.0).split()
+    except NoAnswer:
+        return None
+    return said[-1] if said and numbers(said[-1]) else None
+
+
 def cuda_line(image: str, settings: Mapping[str, str], wanted: str, known: Optional[Driver]) -> Line:
     """Whether the driver will do.
 
@@ -78,8 +92,11 @@ def cuda_line(image: str, settings: Mapping[str, str], wanted: str, known: Optio
     text = f"{image} is made for CUDA {wanted}"
     if known is None:
         return Line(Status.WARNING, f"{text}; no GPU can be used here", "it runs on the CPU with gpu_id '', if its program can", facts)
-    have = f"the driver {known.version} knows CUDA {known.cuda or '?'}"
-    if not numbers(known.cuda) or fits(known.cuda, f">={wanted}"):
+    have = f"the driver {known.version} knows CUDA {known.cuda}"
+    if not numbers(known.cuda):
+        return Line(Status.UNKNOWN, f"{text}; the driver {known.version} does not say which CUDA it knows",
+                    "nvidia-smi shows it in its heading: drivers from before CUDA 10 do not, and are too old", facts)
+    if fits(known.cuda, f">={wanted}"):
         return Line(Status.OK, f"{text}; {have}", "", facts)
     if any(_holds(alternative, known) for alternative in settings.get("NVIDIA_REQUIRE_CUDA", "").split()):
         return Line(Status.WARNING, f"{text}; {have}, which NVIDIA allows on some GPUs only", "install a newer driver to be sure", facts)
@@ -87,8 +104,9 @@ def cuda_line(image: str, settings: Mapping[str, str], wanted: str, known: Optio
     if is_near:
         return Line(Status.WARNING, f"{text}; {have}: programs that compile for the GPU as they run may fail",
                     f"install a driver that knows CUDA {wanted}", facts)
-    return Line(Status.PROBLEM, f"{text}; {have}: its container will not start with a GPU",
-                f"install a driver that knows CUDA {wanted}, or build the image on an older base", facts)
+    effect = "its container will not start with a GPU" if settings.get("NVIDIA_REQUIRE_CUDA") else "its programs will find no GPU"
+    return Line(Status.PROBLEM, f"{text}; {have}: {effect}",
+                f"install a driver that knows CUDA {wanted}, or build the image on an older base or with an older torch", facts)
 
 
 def _holds(alternative: str, known: Driver) -> bool:

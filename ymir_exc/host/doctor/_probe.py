@@ -89,8 +89,8 @@ def ask(argv: Sequence[str], seconds: float = _PROGRAM_SECONDS) -> str:
     except PermissionError:
         raise NoAnswer(f"{argv[0]} may not be executed by this user") from None
     if done.returncode:
-        said = [line.strip() for line in f"{done.stdout}\n{done.stderr}".splitlines() if line.strip()]
-        raise NoAnswer(said[-1] if said else f"{argv[0]} ended with status {done.returncode}")
+        said = [line.strip() for line in (done.stderr.strip() or done.stdout).splitlines() if line.strip()]
+        raise NoAnswer("; ".join(said[-2:]) if said else f"{argv[0]} ended with status {done.returncode}")
     return done.stdout
 
 

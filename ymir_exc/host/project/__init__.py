@@ -1,6 +1,7 @@
 """Writes a new project: a small program that learns, its templates, Dockerfile and test, which build and pass as they are."""
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Sequence, Tuple
@@ -11,6 +12,8 @@ from ymir_exc.util import OBJECT_TYPE_FOLDERS
 
 KINDS: Dict[str, int] = {name: number for number, name in OBJECT_TYPE_FOLDERS.items()}
 """What is to be found on images, and the platform's number of it."""
+SHORT: Dict[str, str] = {"seg": "semantic-seg", "ins": "instance-seg"}
+"""Other names of some of these."""
 FRAMEWORKS: Tuple[str, ...] = ("torch", "none")
 TASKS: Tuple[str, ...] = ("training", "mining", "infer")
 
@@ -42,7 +45,7 @@ def write(folder: Path, *, kind: str = "det", framework: str = "torch", tasks: S
 
     Args:
         folder: Is made; may exist if it is empty.
-        kind: One of `KINDS`.
+        kind: One of `KINDS`, or of `SHORT`.
         framework: One of `FRAMEWORKS`.
         tasks: Of `TASKS`, training among them: the other two use the model that it leaves.
 
@@ -50,6 +53,7 @@ def write(folder: Path, *, kind: str = "det", framework: str = "torch", tasks: S
         ConfigError: An argument is none of these, or the folder is not empty.
         StorageError: A file cannot be written.
     """
+    kind = SHORT.get(kind, kind)
     tasks = _checked(folder, kind, framework, tasks)
     name = re.sub(r"[^a-z0-9]+", "-", folder.resolve().name.lower()).strip("-") or "my-image"
     later = _later(tasks)
@@ -59,7 +63,7 @@ def write(folder: Path, *, kind: str = "det", framework: str = "torch", tasks: S
     for target, text in made.items():
         _files.make_folder((folder / target).parent)
         _files.write_bytes(folder / target, text.encode("utf-8"), sync=False)
-    return Written(folder, sorted(made), name, _commands(folder, name, later))
+    return Written(folder, sorted(made), name, _commands(folder, name, framework, later))
 
 
 def _checked(folder: Path, kind: str, framework: str, tasks: Sequence[str]) -> List[str]:
@@ -70,7 +74,7 @@ def _checked(folder: Path, kind: str, framework: str, tasks: Sequence[str]) -> L
     if odd or "training" not in tasks:
         raise ConfigError(f"a project cannot have the tasks {','.join(tasks) or 'none'!r}",
                           hint="training, and of mining and infer those that it supports: both use the model that training leaves")
-    if folder.exists() and not folder.is_dir():
+    if os.path.lexists(folder) and not folder.is_dir():    # a link to nowhere too
         raise ConfigError(f"{folder} is not a folder", hint="choose a new one")
     if folder.is_dir() and any(folder.iterdir()):
         raise ConfigError(f"{folder} is not empty", hint="choose a new folder")
@@ -109,13 +113,15 @@ def _rendered(source: Path, values: Dict[str, object]) -> str:
     return environment.from_string(source.read_text(encoding="utf-8")).render(values)
 
 
-def _commands(folder: Path, name: str, later: Sequence[str]) -> List[Tuple[str, str]]:
+def _commands(folder: Path, name: str, framework: str, later: Sequence[str]) -> List[Tuple[str, str]]:
     from ymir_exc.host.launch import quoted
     run = "ymir-exc run --data my-data --task"
-    return [(quoted(["cd", str(folder)]), ""),
+    place, needs = str(folder), "torch pytest" if framework == "torch" else "pytest"
+    return [(quoted(["cd", f"./{place}" if place.startswith("-") else place]), ""),
+            (f"pip install {needs}", "what it needs beside ymir-exc, and its test"),
             ("ymir-exc sample my-data --images 40", "a dataset to try it on"),
             (f"{run} training --out ymir-runs/training -- python app/start.py", "train on this machine, no container"),
             *((f"{run} {task} --model ymir-runs/training/out -- python app/start.py", "use the model") for task in later),
             ("python -m pytest", "the same, as a test"),
-            (f"ymir-exc build . -t {name}", "the image"),
+            (f"ymir-exc build . -t {name}", "the image, on the base layer ymir-exc"),
             (f"ymir-exc verify {name} --data my-data", "the image as the platform starts it")]

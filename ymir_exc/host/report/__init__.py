@@ -12,11 +12,12 @@ programs. Its keys:
 - `gallery`: `total`, `shown`, `chosen` (`by_rank`, `by_mistakes`, `at_random`, `seed`), `threshold` (the slider's first place), `labelled`
   (how many have labels and predictions), `images`: each with `name`, `width`, `height`, `rank`, `mining_score`, `error`, `found` (rows of
   class, score, x, y, width, height, the matched true object or -1; null where no model looked) and `truth` (rows of class, x, y, width,
-  height; null where nobody said).
+  height; null where nobody said), `found_angles` and `truth_angles` (radians, by which each of these boxes is turned clockwise about its
+  centre; null where none is).
 - `mining`: `count`, `low`, `high`, `histogram`; null without one.
 - `quality`: over all images with predictions and labels; null without. `classes`: `truth`, `found`, `curve` (score, precision, recall),
   `hits` and `false` (counts at each hundredth of the score); `confusion`; `mAP` and `mAP50` by pycocotools, null
-  where `mAP_missing` says why: 'masks', 'too many' images times classes, 'no pycocotools'.
+  where `mAP_missing` says why: 'masks', 'rotated' boxes, 'too many' images times classes, 'no pycocotools'.
 - `machine`: versions where the page was made.
 """
 from __future__ import annotations
@@ -37,10 +38,11 @@ VERSION = 1
 DEFAULT_IMAGES = 300
 DEFAULT_THRESHOLD = 0.3
 MOST_IMAGES = 2000
-MOST_JUDGED = 20_000
-"""Images times classes for which the reference implementation of COCO's figures is asked: its time grows with both."""
+MOST_JUDGED = 6_000
+"""Pairs of an image and a class that is on it for which the reference implementation of COCO's figures is asked, some ten seconds; fifty
+pairs without an object take as long as one."""
 
-_CHECKS = 0.3    # of the time, about
+_CHECKS, _FIGURES = 0.3, 0.1    # of the time, about
 
 Progress = Callable[[int, int], None]
 """Called with how much is done, and of how much."""
@@ -130,16 +132,18 @@ def collect(outs: Sequence[Path], data: Optional[Path], images: int, on_progress
         for name in _runs.class_names_of(folder.config):
             classes.id_of(name)
     truth = Truth(folders, classes, problems)
-    shown = _Shown(runs, classes, truth, problems, _within(told, _CHECKS, 1.0))
+    shown = _Shown(runs, classes, truth, problems, _within(told, _CHECKS, 1.0 - _FIGURES))
     gallery, pictures = shown.gallery(images)
     described[-1]["problems"] += problems
     first = {problem: one for one in described for problem in one["problems"]}    # a file that two runs share is told once
     for one in described:
         one["problems"] = [problem for problem, by in first.items() if by is one]
-    return {
+    facts = {
         "format": _page.MARK, "version": VERSION, "generated": time.time(), "classes": classes.names, "runs": described,
         "gallery": gallery, "mining": shown.mining(), "quality": shown.quality(), "machine": _runs.this_machine(),
-    }, pictures
+    }
+    told(1, 1)
+    return facts, pictures
 
 
 def _within(told: Progress, start: float, end: float) -> Progress:
@@ -221,10 +225,13 @@ class _Shown:
 
         if by != "boxes":
             return unknown("masks")
-        if len(self._true) * len(self._classes.names) > MOST_JUDGED:
+        if self._quality.is_rotated:
+            return unknown("rotated")
+        pairs = [(self.found[name], true) for name, true in self._true.items() if true is not None]
+        judged = sum(len({*found.classes.tolist(), *true.classes.tolist()}) for found, true in pairs)
+        if judged + len(pairs) * len(self._classes.names) // 50 > MOST_JUDGED:
             return unknown("too many")
         from ymir_exc import evaluation
-        pairs = [(self.found[name], true) for name, true in self._true.items() if true is not None]
         try:
             figures = evaluation.mean_average_precision(
                 [(true.boxes, true.classes) for _, true in pairs],

@@ -26,13 +26,14 @@ def read_scalars(folder: Path, problems: List[str]) -> Dict[str, List[Point]]:
 
     Returns:
         Tag to points in the order of steps, not more than `MOST_POINTS` evenly chosen, first and last among them. Where a step was written
-        twice, as after a resume, the later counts. What is not finite is left out.
+        twice, as after a resume, the later counts. What is not finite is left out, and told.
 
     Raises:
         ConfigError: tensorboard is not installed.
     """
     files = sorted(path for path in folder.rglob("*tfevents*") if path.is_file()) if folder.is_dir() else []
     found: Dict[str, Dict[int, Tuple[float, float]]] = {}
+    left_out: Dict[str, int] = {}
     for path in files:
         if path.stat().st_size > MOST_BYTES:
             problems.append(f"{path} is larger than {MOST_BYTES >> 30} GiB and was not read")
@@ -42,10 +43,15 @@ def read_scalars(folder: Path, problems: List[str]) -> Dict[str, List[Point]]:
             for tag, step, when, value in _scalars(path):
                 if math.isfinite(value):
                     _keep(found.setdefault(prefix + tag, {}), step, when, value)
+                else:
+                    left_out[prefix + tag] = left_out.get(prefix + tag, 0) + 1
         except ConfigError:
             raise
         except Exception as e:    # the reader raises what a malformed file makes it stumble over
             problems.append(f"{path} could be read only in part: {type(e).__name__}: {e}")
+    if left_out:
+        problems.append("values of curves that are not finite, which are left out: "
+                        + ", ".join(f"{left_out[tag]} of {tag}" for tag in sorted(left_out)[:MOST_TAGS]))
     if len(found) > MOST_TAGS:
         problems.append(f"{len(found)} curves were written to {folder}; the first {MOST_TAGS} by name are shown")
     return {tag: _thinned(found[tag]) for tag in sorted(found)[:MOST_TAGS]}

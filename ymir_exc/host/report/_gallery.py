@@ -145,7 +145,7 @@ def _thumbnail(path: Optional[Path], side: int) -> Picture:
     try:
         image, (width, height) = load_image(str(path), side)
     except YmirError as e:
-        return Picture(0, 0, (side, side), "", str(e))
+        return Picture(0, 0, (side, side), "", str(e).replace(f"{path} ", "").replace(f" '{path}'", ""))    # its name stands beside it
     scale = min(1.0, side / max(width, height))
     small = max(1, round(width * scale)), max(1, round(height * scale))
     if image.size != small:
@@ -168,16 +168,19 @@ def describe(name: str, picture: Picture, found: Optional[Objects], true: Option
         rank: Place and score in the ranking of a mining.
     """
     size = _size(picture, found, true)
-    facts: Dict[str, Any] = {"name": name, "width": size[0], "height": size[1], "found": None, "truth": None,
-                             "rank": rank[0] if rank else None, "mining_score": rank[1] if rank else None, "error": picture.error}
+    facts: Dict[str, Any] = {
+        "name": name, "width": size[0], "height": size[1], "found": None, "truth": None, "found_angles": None, "truth_angles": None,
+        "rank": rank[0] if rank else None, "mining_score": rank[1] if rank else None, "error": picture.error}
     drawn: Dict[str, Any] = {"src": picture.source, "w": picture.side[0], "h": picture.side[1], "masks": [], "trueMasks": []}
     if found is not None:
         order = sorted(range(len(found.scores)), key=lambda n: -int(found.scores[n]))[:MOST_OBJECTS]
         at = list(matched) or [NOTHING] * len(found.scores)
         facts["found"] = [[int(found.classes[n]), int(found.scores[n]) / FULL_SCORE, *_xywh(found, n), at[n]] for n in order]
+        facts["found_angles"] = _angles(found, order)
         drawn["masks"] = [_runs(found.masks[n], size, picture.side) for n in order]
     if true is not None:
         facts["truth"] = [[int(label), *_xywh(true, n)] for n, label in enumerate(true.classes)]
+        facts["truth_angles"] = _angles(true, range(len(true.classes)))
         drawn["trueMasks"] = [_runs(mask, size, picture.side) for mask in true.masks]
     for key in ("masks", "trueMasks"):
         if not any(drawn[key]):
@@ -196,6 +199,10 @@ def _size(picture: Picture, found: Optional[Objects], true: Optional[Objects]) -
 def _xywh(objects: Objects, n: int) -> List[float]:
     left, top, right, bottom = objects.boxes[n].tolist()
     return [round(left, 2), round(top, 2), round(right - left, 2), round(bottom - top, 2)]
+
+
+def _angles(objects: Objects, order: Sequence[int]) -> Optional[List[float]]:
+    return None if objects.angles is None else [round(float(objects.angles[n]), 5) for n in order]
 
 
 def _runs(mask: Any, size: Tuple[int, int], side: Tuple[int, int]) -> Optional[List[int]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
 from ymir_exc import _rle
+from ymir_exc.host.report import _rotated
 from ymir_exc.host.report._objects import FULL_SCORE, Objects
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def decoded(mask: Any, width: int, height: int) -> NDArray[np.bool_]:
 
 
 def overlaps(found: Objects, true: Objects) -> NDArray[np.float64]:
-    """IoU `(N, M)`: of masks where both have one of the same size, else of boxes."""
+    """IoU `(N, M)`: of masks where both have one of the same size, else of boxes, as they are turned."""
     import numpy as np
     a, b = found.boxes[:, None], true.boxes[None]
     sides = np.clip(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0, None)
@@ -43,8 +44,19 @@ def overlaps(found: Objects, true: Objects) -> NDArray[np.float64]:
     area_a, area_b = ((box[..., 2] - box[..., 0]) * (box[..., 3] - box[..., 1]) for box in (a, b))
     union = np.maximum(area_a + area_b - inter, 1e-9)
     ious: NDArray[np.float64] = inter / union
+    if found.angles is not None or true.angles is not None:
+        _put_rotated(ious, found, true)
     _put_masks(ious, found, true)
     return ious
+
+
+def _put_rotated(ious: NDArray[np.float64], found: Objects, true: Objects) -> None:
+    import numpy as np
+    ones, others = ([_rotated.corners(box, 0.0 if objects.angles is None else objects.angles[n]) for n, box in enumerate(objects.boxes)]
+                    for objects in (found, true))
+    turned = [np.zeros(len(objects.boxes), bool) if objects.angles is None else objects.angles != 0 for objects in (found, true)]
+    for row, column in zip(*(turned[0][:, None] | turned[1][None]).nonzero()):
+        ious[row, column] = _rotated.overlap(ones[row], others[column])
 
 
 def _put_masks(ious: NDArray[np.float64], found: Objects, true: Objects) -> None:
@@ -103,7 +115,7 @@ class Quality:
         self._scores: Dict[int, List[Tuple[int, bool]]] = {}
         self._true: Dict[int, int] = {}
         self._cells: Dict[Tuple[int, int], Dict[int, int]] = {}
-        self._has_masks = False
+        self._has_masks = self.is_rotated = False
 
     def add(self, found: Objects, true: Objects) -> List[int]:
         """Count one image; returns its matches within classes, as `match`."""
@@ -119,6 +131,7 @@ class Quality:
             steps = self._cells.setdefault((really, label), {})
             steps[score * STEPS // FULL_SCORE] = steps.get(score * STEPS // FULL_SCORE, 0) + 1
         self._has_masks = self._has_masks or any(map(bool, true.masks))
+        self.is_rotated = self.is_rotated or found.angles is not None or true.angles is not None
         return matched
 
     def result(self) -> Optional[Dict[str, Any]]:

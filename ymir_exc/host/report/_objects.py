@@ -32,12 +32,14 @@ class Objects(NamedTuple):
         classes: `(N,)`, positions in the report's list of classes.
         scores: `(N,)`, 0..10000; all 10000 for what is really there.
         masks: COCO's RLE or polygons of each, None where there is only a box.
+        angles: `(N,)`, by which each box is turned about its centre, in radians, clockwise as the image is seen; None where none is.
     """
 
     boxes: NDArray[np.float64]
     classes: NDArray[np.int64]
     scores: NDArray[np.int64]
     masks: List[Any]
+    angles: Optional[NDArray[np.float64]] = None
 
 
 class Classes:
@@ -56,11 +58,12 @@ class Classes:
         return self._ids[key]
 
 
-def _objects(rows: List[Tuple[float, float, float, float, int, int, Any]]) -> Objects:
+def _objects(rows: List[Tuple[float, float, float, float, int, int, Any, float]]) -> Objects:
     import numpy as np
     boxes = np.array([(x, y, x + w, y + h) for x, y, w, h, *_ in rows], np.float64).reshape(-1, 4)
+    angles = np.array([row[7] for row in rows], np.float64)
     return Objects(boxes, np.array([row[4] for row in rows], np.int64), np.array([row[5] for row in rows], np.int64),
-                   [row[6] for row in rows])
+                   [row[6] for row in rows], angles if angles.any() else None)
 
 
 def whole_score(score: float) -> int:
@@ -120,9 +123,10 @@ def _detection(one: Any, classes: Classes) -> Any:
     try:
         box, score = one["box"], float(one["score"])
         edges = [float(box.get(edge, 0)) for edge in "xywh"]
-        if not all(map(math.isfinite, (*edges, score))):
+        angle = float(box.get("rotate_angle", 0))
+        if not all(map(math.isfinite, (*edges, score, angle))):
             return ()
-        return (*edges, classes.id_of(one["class_name"]), whole_score(score), None)
+        return (*edges, classes.id_of(one["class_name"]), whole_score(score), None, angle)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         return ()
 
@@ -146,7 +150,7 @@ def _coco_object(one: Dict[str, Any], categories: Dict[str, str], classes: Class
         if not all(map(math.isfinite, (x, y, w, h, score))):
             return ()
         whole = FULL_SCORE if score < 0 else whole_score(score)    # -1 is the platform's "not given"
-        return (x, y, w, h, classes.id_of(categories[str(one["category_id"])]), whole, one.get("segmentation") or None)
+        return (x, y, w, h, classes.id_of(categories[str(one["category_id"])]), whole, one.get("segmentation") or None, 0.0)
     except (KeyError, TypeError, ValueError, OverflowError):
         return ()
 
@@ -267,4 +271,5 @@ class Truth:
             if len(self._problems) < 20:
                 self._problems.append(str(e))
             return None
-        return _objects([(*map(float, one.xywh), ids[one.class_id], FULL_SCORE, one.segmentation) for one in listed])
+        return _objects([(*map(float, one.xywh), ids[one.class_id], FULL_SCORE, one.segmentation, one.rotate_angle)
+                         for one in listed])

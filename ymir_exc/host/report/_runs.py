@@ -25,7 +25,9 @@ _MOST_SECONDS = 366 * 86400
 _HEAD_BYTES = 1 << 18
 _VERSION = re.compile(r"\b(python|pytorch|torch|torchvision|cuda|cudnn|numpy|mmcv|mmdet|mmengine|ultralytics|tensorflow|ymir[-_]exc)\b"
                       r"(?: version)?[ :=/-]{1,20}v?(\d+\.\d+[\w.+]{0,20})", re.IGNORECASE)
-_CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
+_CONTROL = re.compile("\x1b\\][^\x07\x1b]*(?:\x07|\x1b\\\\)?"    # titles and links of a terminal
+                      "|(?:\x1b\\[|\x9b)[0-?]*[ -/]*[@-~]|\x1b[ -/]*[0-~]?"    # colours, the cursor, character sets
+                      "|[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")    # and what turns the text around
 
 
 class Run(NamedTuple):
@@ -153,7 +155,7 @@ def _ending(run: Run, record: Optional[monitor.Record]) -> Dict[str, Any]:
         took = record.timestamp - (run.given / "env.yaml").stat().st_mtime    # it is written just before the start
         seconds = round(took, 1) if 0 <= took < _MOST_SECONDS else None
     return {"ended": ended, "percent": record.percent, "return_code": record.return_code,
-            "message": record.message or next((line for line in record.lines if line.strip()), ""),
+            "message": _CONTROL.sub("", record.message or next((line for line in record.lines if line.strip()), "")),
             "finished": record.timestamp, "seconds": seconds, "seconds_by": None if seconds is None else "monitor"}
 
 

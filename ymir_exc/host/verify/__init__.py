@@ -152,7 +152,7 @@ def verify(engine: Engine, options: Options, *, watch: Optional[Watch] = None,
 def as_json(options: Options, rows: Sequence[RowResult], description: Mapping[str, Any]) -> Dict[str, Any]:
     """Plain values: the image, the rows, and whether all passed."""
     return {"image": options.image, "image_id": str(description.get("Id", "")), "data": str(options.data), "out": str(options.out),
-            "passed": all(row.status == PASSED for row in rows),
+            "passed": exit_code(rows) == 0,
             "rows": [{**row._asdict(), "findings": findings.as_json(row.findings)} for row in rows]}
 
 
@@ -167,6 +167,9 @@ def _check(options: Options) -> None:
         raise ConfigError(f"{options.data} is no dataset: it has no in/config.yaml", hint="ymir-exc sample makes one")
     if options.model is not None:
         workspace.best_stage(options.model)
+    for path in (options.data.resolve(), options.out.resolve()):
+        if ":" in str(path):
+            raise ConfigError(f"{path} has a colon in its name, and no engine can bind it", hint="choose another folder")
     if not options.user:
         _layout.check_readable(options.data)
 
@@ -274,7 +277,8 @@ class _Verification:
         try:
             with contextlib.ExitStack() as stack:
                 if row.is_small:
-                    volume = stack.enter_context(_container.small_output(self.engine, space, options.image))
+                    volume = stack.enter_context(_container.small_output(self.engine, space, options.image,
+                                                                           _container.room(self.model)))
                     command[command.index(f"-v{space.output}:/out")] = f"-v{volume}:/out"
                 with self.watch(name, space.output / "ymir-executor-out.log") as on_progress:
                     ended = _container.run(self.engine, command, space, act=row.act, limit=options.timeout, on_progress=on_progress)
@@ -283,10 +287,14 @@ class _Verification:
                 self.engine.reclaim(options.image, [space.output, space.root / "full", space.root / "tensorboard"])
         if row.is_small:
             space = space._replace(output=space.root / "full")
-            ended = ended._replace(record=_judge.record_of(space))
+            ended = ended._replace(record=_container.record_of(space))
         result = RowResult(name, PASSED, ended.seconds, row.what, f"{row.expected}. {row.reason}", folder=str(space.root),
                            command=launch.quoted(command))
-        return result if self.engine.dry_run else _judged(result, row, Case(ended, space, tuple(_output_findings(space))))
+        if self.engine.dry_run:
+            return result
+        result = _judged(result, row, Case(ended, space, tuple(_output_findings(space))))
+        other = _layout.other_format(self.img_man.templates.get("training", {}), options.data) if "training" in tasks else ""
+        return result._replace(why="; ".join(filter(None, (result.why, other)))) if other else result
 
     def _prepare(self, row: Row, name: str, tasks: Sequence[str], is_harsh: bool) -> Workspace:
         root, task_id = self.out / name, f"t{uuid.uuid4().hex[:29]}"
@@ -312,7 +320,7 @@ class _Verification:
 def _judged(result: RowResult, row: Row, case: Case) -> RowResult:
     result = result._replace(findings=tuple(case.findings))
     fault = _judge.always(case)
-    unknown = _judge.not_judgeable(case, bool(row.act))
+    unknown = _judge.not_judgeable(case, bool(row.act), row.is_small)
     if fault is None and unknown is not None:
         return result._replace(status=NOT_RUN, why=unknown, remedy="give it more to do, by --harsh-param")
     fault = fault or row.judge(case)

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Iterator, List, NamedTuple, Optional, Sequence
@@ -19,9 +20,10 @@ ACT_AFTER_SECONDS = 30.0
 """A task that has no result by then is stopped all the same."""
 
 _ACT_AT_PERCENT = 0.6
-_LEFT_FREE = 64 << 10
+_MOST_FREE = 64 << 10
 _PAGE = 4096
 _RUNNING = 2
+_NO_PROGRAM = (126, 127)
 
 
 class Ended(NamedTuple):
@@ -74,10 +76,11 @@ def run(engine: Engine, command: Sequence[str], space: Workspace, *, act: str = 
     with log.open("ab") as sink:
         # A group of its own: Ctrl-C reaches us alone, and we remove the container as the platform would.
         process = subprocess.Popen(list(command), stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True)
+        guard = _guard(engine, name)
         try:
             while not _ended(process):
                 seconds = time.monotonic() - started
-                record = monitor.read_record(space.output / "monitor.txt")
+                record = record_of(space)
                 if on_progress is not None:
                     on_progress(record, seconds)
                 if act and acted_at is None and _is_in_the_middle(space, record, seconds):
@@ -88,10 +91,24 @@ def run(engine: Engine, command: Sequence[str], space: Workspace, *, act: str = 
                     engine.remove(name)
         finally:
             _finish(engine, process, name)
+            guard.communicate(b"over")
     ended = time.monotonic()
     acted = None if acted_at is None else ended - acted_at
     status = process.returncode if process.returncode >= 0 else 128 - process.returncode
-    return Ended(status, ended - started, monitor.read_record(space.output / "monitor.txt"), log, acted, in_time)
+    return Ended(status, ended - started, record_of(space), log, acted, in_time)
+
+
+def record_of(space: Workspace) -> Optional[monitor.Record]:
+    """What monitor.txt says; None when it cannot be read, or is no file: a pipe in its place would be waited for."""
+    path = space.output / "monitor.txt"
+    return monitor.read_record(path) if path.is_file() else None
+
+
+def _guard(engine: Engine, name: str) -> subprocess.Popen[bytes]:
+    """A process that removes a container when we are killed: its input then ends without a word."""
+    words = [sys.executable, "-c", "import subprocess, sys\nsys.stdin.read() or subprocess.call(sys.argv[1:])",
+             engine.program, "rm", "--force", name]
+    return subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
 
 
 def _ended(process: subprocess.Popen[bytes]) -> bool:
@@ -122,8 +139,14 @@ def _is_in_the_middle(space: Workspace, record: Optional[monitor.Record], second
 
 
 @contextlib.contextmanager
-def small_output(engine: Engine, space: Workspace, image: str) -> Iterator[str]:
-    """A volume in memory with the task's prepared output in it, and 64 KiB left; its content is in `space.root/'full'` afterwards.
+def small_output(engine: Engine, space: Workspace, image: str, free: int = _MOST_FREE) -> Iterator[str]:
+    """A volume in memory with the task's prepared output in it, and little left; its content is in `space.root/'full'` afterwards.
+
+    Args:
+        engine: Makes it.
+        space: The task.
+        image: Any with `cat`, `cp` and `chmod`.
+        free: Bytes that are left; see `room`.
 
     Yields:
         The volume's name, to be bound at /out.
@@ -136,7 +159,8 @@ def small_output(engine: Engine, space: Workspace, image: str) -> Iterator[str]:
              f"-v{after}:/after", "--network", "none", "--entrypoint", "cat", image]
     if not engine.dry_run:
         _files.make_folder(after)
-    _must(engine, "volume", "create", "--opt", "type=tmpfs", "--opt", "device=tmpfs", "--opt", f"o=size={_size(space)},mode=0777", volume)
+    size = free + _size(space.output)
+    _must(engine, "volume", "create", "--opt", "type=tmpfs", "--opt", "device=tmpfs", "--opt", f"o=size={size},mode=0777", volume)
     process = None
     try:
         engine.told(holds)
@@ -144,7 +168,7 @@ def small_output(engine: Engine, space: Workspace, image: str) -> Iterator[str]:
             # It ends with our end of the pipe, so that it does not outlive us even when we are killed.
             process = subprocess.Popen(holds, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                                        start_new_session=True)
-            _wait_for(engine, holder, process)
+        _wait_for(engine, holder, process)
         _must(engine, "exec", holder, "cp", "-RP", "/before/.", "/out/")
         _must(engine, "exec", holder, "chmod", "-R", "777", "/out/models", "/out/monitor.txt")
         yield volume
@@ -157,10 +181,20 @@ def small_output(engine: Engine, space: Workspace, image: str) -> Iterator[str]:
             engine.call("volume", "rm", "--force", volume)
 
 
-def _size(space: Workspace) -> int:
-    """Bytes of the volume: whole pages for what is there, and what is left free."""
-    files = [] if not space.output.exists() else [p for p in space.output.rglob("*") if p.is_file() and not p.is_symlink()]
-    return _LEFT_FREE + sum(-(-p.stat().st_size // _PAGE) * _PAGE for p in files)
+def room(trained: Optional[Path]) -> int:
+    """Bytes with which a training does not get by: half of what the models of an earlier one need, and at most 64 KiB.
+
+    Args:
+        trained: The `out` folder of the earlier one, where there is one.
+    """
+    needed = _size(trained / "models") if trained is not None else 0
+    return min(_MOST_FREE, max(_PAGE, needed // 2 // _PAGE * _PAGE)) if needed else _MOST_FREE
+
+
+def _size(folder: Path) -> int:
+    """Bytes of the files below a folder, in whole pages."""
+    files = [] if not folder.exists() else [p for p in folder.rglob("*") if p.is_file() and not p.is_symlink()]
+    return sum(-(-p.stat().st_size // _PAGE) * _PAGE for p in files)
 
 
 def _must(engine: Engine, *words: str) -> None:
@@ -169,9 +203,12 @@ def _must(engine: Engine, *words: str) -> None:
         raise EngineError(f"a small /out cannot be made: {said.reason}", hint=f"the command was: {launch.quoted([engine.program, *words])}")
 
 
-def _wait_for(engine: Engine, holder: str, process: subprocess.Popen[bytes]) -> None:
+def _wait_for(engine: Engine, holder: str, process: Optional[subprocess.Popen[bytes]]) -> None:
     ends = time.monotonic() + 60.0
-    while engine.call("exec", holder, "true").status:
-        if process.poll() is not None or time.monotonic() > ends:
-            raise EngineError("a small /out cannot be made: the container that holds it did not start", hint="the image must have `cat`")
+    said = engine.call("exec", holder, "true")
+    while said.status and process is not None:
+        if process.poll() is not None or time.monotonic() > ends or said.status in _NO_PROGRAM:
+            reason = said.reason if said.status in _NO_PROGRAM else "the container that holds it did not start"
+            raise EngineError(f"a small /out cannot be made: {reason}", hint="the image must have `cat`, `cp`, `chmod` and `true`")
         time.sleep(0.1)
+        said = engine.call("exec", holder, "true")

@@ -15,6 +15,7 @@ FOLDERS = {2: "det", 3: "semantic-seg", 4: "instance-seg", 50: "multi-modal"}
 
 _DEFAULT_TYPE = 2
 READ_SECONDS = 60.0
+_CAT_FAILED = 1    # its status; the engine has others when it cannot start it
 
 
 class ImgMan(NamedTuple):
@@ -70,8 +71,9 @@ def _read_one(engine: Engine, image: str, path: str, target: Path, faults: List[
     if engine.dry_run:
         return None
     if said.status:
-        # `cat` itself says when there is no such file, which is an image's right; anything else is a fault.
-        if "No such file" not in said.stderr and "can't open" not in said.stderr:
+        # `cat` itself says when there is no such file, which is an image's right, in the image's language; anything else is a fault.
+        is_missing = path in said.stderr and said.status == _CAT_FAILED and "denied" not in said.stderr
+        if not is_missing and not any(fault.endswith(f" failed: {said.reason}") for fault in faults):
             faults.append(f"`cat {path}` failed: {said.reason}")
         return None
     _files.write_bytes(target, said.stdout, sync=False)

@@ -1,16 +1,17 @@
 """Says what a row's task did wrong: a function for each kind of expectation, from what was left to a fault, or to none."""
 from __future__ import annotations
 
+import os
 import re
 from typing import Callable, List, NamedTuple, Optional, Sequence, Tuple
 
-from ymir_exc import monitor
 from ymir_exc.code import ExecutorReturnCode as RC
 from ymir_exc.errors import one_line
 from ymir_exc.host import launch
+from ymir_exc.host.engine import last_word
 from ymir_exc.host.findings import Finding, Severity
 from ymir_exc.host.verify._arrange import BROKEN_NAME
-from ymir_exc.host.verify._container import Ended
+from ymir_exc.host.verify._container import Ended, record_of
 from ymir_exc.host.workspace import Workspace
 
 STOP_STATUS, KILLED = 143, 137
@@ -37,7 +38,12 @@ class Case(NamedTuple):
         """All that the platform's user gets to read: the monitor's message and lines, and the end of the log."""
         record = self.ended.record
         lines = [] if record is None else [record.message, *record.lines]
-        return "\n".join([*lines, *launch.tail(self.ended.log, _TAIL)])
+        return "\n".join([*lines, *self.tail])
+
+    @property
+    def tail(self) -> List[str]:
+        """The end of the log; nothing when the program has removed it, which the platform does not see either."""
+        return launch.tail(self.ended.log, _TAIL) if self.ended.log.is_file() else []
 
     @property
     def reason(self) -> str:
@@ -45,7 +51,8 @@ class Case(NamedTuple):
         record = self.ended.record
         if record is not None and record.state == _ERROR_STATE and (record.message or record.lines):
             return one_line(record.message or record.lines[0], 200)
-        return one_line(next((line for line in reversed(launch.tail(self.ended.log, _TAIL)) if line.strip()), "it said nothing"), 200)
+        silent = "it said nothing" if self.ended.log.is_file() else f"it has removed its log, /out/{self.ended.log.name}"
+        return one_line(last_word(self.tail) or silent, 200)
 
     @property
     def errors(self) -> List[Finding]:
@@ -68,8 +75,10 @@ class Fault(NamedTuple):
 Judge = Callable[[Case], Optional[Fault]]
 
 
-def not_judgeable(case: Case, acts: bool) -> Optional[str]:
-    """Why nothing can be said of the row: its container was to be stopped, and ended before."""
+def not_judgeable(case: Case, acts: bool, is_small: bool = False) -> Optional[str]:
+    """Why nothing can be said of the row: its container was to be stopped, and ended before; the disk was to be full, and nobody saw it."""
+    if is_small and case.ended.status == 0 and case.ended.in_time and not case.errors:
+        return "it ended with 0, as if all that it writes had fitted into what was left of /out"
     if acts and case.ended.acted is None and case.ended.in_time:
         return f"it ended with {case.ended.status} before it could be stopped: {case.reason}"
     return None
@@ -81,7 +90,7 @@ def always(case: Case) -> Optional[Fault]:
     if not ended.in_time:
         return Fault(f"it did not end within {ended.seconds:.0f} s", "end in every case; or give it more --timeout")
     if ended.status == _REFUSED:
-        return Fault(f"the engine refused: {case.reason}", "mend what it names, such as shm_size in the template")
+        return Fault(f"the engine refused: {case.reason}", "mend what it names, such as shm_size in the template, or a CMD that is missing")
     if ended.status in _NOT_STARTED:
         return Fault(f"the image's command cannot be started: {case.reason}", "its CMD must name a program that every uid may run")
     return None
@@ -143,11 +152,6 @@ def worst(found: Sequence[Finding]) -> Optional[Fault]:
     return _whole([one for one in found if one.rule.severity is Severity.ERROR])
 
 
-def record_of(space: Workspace) -> Optional[monitor.Record]:
-    """What monitor.txt says; None when it cannot be read."""
-    return monitor.read_record(space.output / "monitor.txt")
-
-
 def _failed(case: Case) -> Optional[Fault]:
     if case.ended.status == 0:
         return None
@@ -160,7 +164,7 @@ def _whole(errors: Sequence[Finding]) -> Optional[Fault]:
         return None
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     first = errors[0]
-    return Fault(f"{first.rule.code}: {first.message}{more}", first.rule.remedy)
+    return Fault(f"{first.rule.code}: {os.path.basename(first.path)}: {first.message}{more}", first.rule.remedy)
 
 
 def _torn(case: Case) -> Optional[Fault]:

@@ -16,6 +16,7 @@ from ymir_exc.errors import ConfigError
 from ymir_exc.host import workspace
 from ymir_exc.host.workspace import Workspace
 
+_SAME_FORMAT = {"": "voc", "det-voc": "voc", "det-ark": "ark", "seg-coco": "coco"}
 _LOOKED_AT = 2000    # files of a dataset whose permissions are looked at
 _EMPTY = ("idx-pred.tsv", "test-index.tsv", "pred-train-index.tsv", "pred-val-index.tsv", "pred-test-index.tsv")
 
@@ -55,6 +56,25 @@ def set_object_type(space: Workspace, object_type: int) -> None:
     config = load_mapping(str(path))
     if config.get("object_type") != object_type:
         _write(path, {**config, "object_type": object_type})
+
+
+def other_format(template: Dict[str, Any], data: Path) -> str:
+    """What is to be known where a dataset's annotations are not as the platform would export them; '' where they are (contract 5.1).
+
+    Args:
+        template: Of the training.
+        data: The dataset.
+    """
+    wanted, given = template.get("export_format"), load_mapping(str(data / "in" / "config.yaml")).get("export_format", "ark:raw")
+    if _annotation_format(wanted) == _annotation_format(given):
+        return ""
+    asked = f"the template asks for {wanted}" if wanted else "the template has no export_format, so that the platform exports voc:raw"
+    return f"{asked}, and this dataset has {given}"
+
+
+def _annotation_format(export_format: Any) -> str:
+    name = str(export_format or "").lower().split(":")[0]
+    return _SAME_FORMAT.get(name, name)
 
 
 def check_readable(data: Path) -> None:

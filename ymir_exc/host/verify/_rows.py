@@ -53,7 +53,8 @@ ROWS: Tuple[Row, ...] = (
         "The platform starts the image under its own uid, which no image knows.",
         "write caches to /tmp: ENV HOME=/tmp in the Dockerfile is not enough when the platform sets HOME; set TORCH_HOME, MPLCONFIGDIR and "
         "the like", _judge.succeeds, flags=("--env", "HOME=/")),
-    Row("full-disk", TRAINING, "/out has 64 KiB left", "it fails, says that there is no space, and leaves no torn file",
+    Row("full-disk", TRAINING, "/out has 64 KiB left, or half of what the training has written",
+        "it fails, says that there is no space, and leaves no torn file",
         "The platform reads result.yaml and monitor.txt of a failed training too; a torn one loses the models that were whole.",
         "write to a temporary file and rename it, and let an OSError end the program with its reason", _judge.says_full, is_small=True),
     Row("stop", TRAINING, "`docker stop` in the middle", "it ends by itself within ten seconds, with whole results or a reason",

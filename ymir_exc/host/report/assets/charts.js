@@ -20,10 +20,12 @@ function logTicks(low, high) {
   return rarer.length > 1 ? rarer : ticks(low, high, 4).filter((value) => value > 0);
 }
 
+const exponent = (value) => value.toExponential(2).replace('e+', 'e').replace('.00', '');    // there is room for eight signs
+
 function axes(chart, width, xs, ys, x, y) {
   for (const value of ys) {
     chart.append(svg('line', { class: 'rule', x1: LEFT, x2: width - RIGHT, y1: y(value), y2: y(value) }),
-      svg('text', { x: LEFT - 8, y: y(value) + 4, 'text-anchor': 'end' }, figure(value, 3)));
+      svg('text', { x: LEFT - 8, y: y(value) + 4, 'text-anchor': 'end' }, Math.abs(value) < 1e6 ? figure(value, 3) : exponent(value)));
   }
   for (const value of xs) {
     chart.append(svg('text', { x: x(value), y: HEIGHT - BOTTOM + 18, 'text-anchor': 'middle' }, figure(value)));

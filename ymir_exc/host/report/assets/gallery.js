@@ -29,28 +29,34 @@ function runsPath(runs, width) {
   return parts.join('');
 }
 
+const angleOf = (angles, n) => (angles ? angles[n] : 0);
+const degrees = (angle) => Number(((angle * 180) / Math.PI).toFixed(2));
+
 function drawing(index) {
   const image = IMAGES[index], picture = DATA.pictures[index], seen = judged(image);
   const over = svg('svg', { viewBox: `0 0 ${image.width} ${image.height}`, 'aria-hidden': 'true', preserveAspectRatio: 'xMidYMid meet' });
   const scale = `scale(${image.width / picture.w} ${image.height / picture.h})`;
-  const rect = (kind, [x, y, width, height], more) => svg('rect', { class: kind, x, y, width, height, ...more });
+  const rect = (kind, [x, y, width, height], angle, more) => svg('rect', { class: kind, x, y, width, height,
+    transform: angle ? `rotate(${degrees(angle)} ${x + width / 2} ${y + height / 2})` : null, ...more });
   const mask = (kind, runs, more) => svg('path', { class: kind, d: runsPath(runs, picture.w), transform: scale, ...more });
   if (state.showTruth) {
     for (const { row, n, isMissed } of seen.truth) {
       const runs = picture.trueMasks && picture.trueMasks[n];
       if (runs) over.append(mask('truemask', runs));
-      if (!runs) over.append(rect('halo', row.slice(1, 5)));
+      const angle = angleOf(image.truth_angles, n);
+      if (!runs) over.append(rect('halo', row.slice(1, 5), angle));
       // Where there is nothing to tell it from, a label has its class's colour.
       const alone = image.found === null && { style: { stroke: colourOf(row[0]) } };
-      over.append(rect(`true${isMissed ? ' wrong' : ''}`, row.slice(1, 5), alone));
+      over.append(rect(`true${isMissed ? ' wrong' : ''}`, row.slice(1, 5), angle, alone));
     }
   }
   if (state.showFound) {
     for (const { row, n, isWrong } of [...seen.found].reverse()) {
       const runs = picture.masks && picture.masks[n];
       if (runs) over.append(mask('mask', runs, { fill: colourOf(row[0]) }));
-      if (!runs) over.append(rect('halo', row.slice(2, 6)));
-      over.append(rect(`box${isWrong ? ' wrong' : ''}`, row.slice(2, 6), { stroke: colourOf(row[0]), 'data-class': row[0] }));
+      const angle = angleOf(image.found_angles, n);
+      if (!runs) over.append(rect('halo', row.slice(2, 6), angle));
+      over.append(rect(`box${isWrong ? ' wrong' : ''}`, row.slice(2, 6), angle, { stroke: colourOf(row[0]), 'data-class': row[0] }));
     }
   }
   return over;
@@ -59,7 +65,7 @@ function drawing(index) {
 function fill(frame, index) {
   const picture = DATA.pictures[index];
   frame.replaceChildren(picture.src ? el('img', { src: picture.src, alt: '', decoding: 'async' })
-    : el('span', { class: 'gone' }, t('gone', IMAGES[index].error)), drawing(index));
+    : el('span', { class: 'gone', title: IMAGES[index].error }, el('span', {}, t('gone', IMAGES[index].error))), drawing(index));
 }
 
 const filling = new IntersectionObserver((entries) => {
@@ -70,6 +76,12 @@ const filling = new IntersectionObserver((entries) => {
     }
   }
 }, { rootMargin: '600px' });
+
+// Paper has no window: there all tiles are near, and nothing can be unfolded.
+addEventListener('beforeprint', () => {
+  document.querySelectorAll('.frame:empty').forEach((frame) => fill(frame, Number(frame.dataset.index)));
+  document.querySelectorAll('details').forEach((one) => { one.open = true; });
+});
 
 // order: the indices that the viewer steps through.
 function tile(index, order, caption) {
@@ -131,7 +143,8 @@ function imagesSection() {
   const how = t('matching', t(REPORT.quality ? REPORT.quality.by : 'boxes'));
   const compared = joined(t('labelledSome', figure(REPORT.gallery.labelled)), how);
   const known = !hasFound ? t('notLooked') : hasTruth ? compared : t('labelledNone');
-  const result = [el('p', { class: 'note' }, joined(chosenText(), known)), galleryTools(hasFound, hasTruth, draw),
+  const turned = IMAGES.some((image) => image.found_angles || image.truth_angles) && t('rotated');
+  const result = [el('p', { class: 'note' }, joined(chosenText(), known, turned)), galleryTools(hasFound, hasTruth, draw),
     galleryLegend(hasFound, hasTruth), status, list, el('div', { class: 'pager' }, previous, where, next)];
   draw();
   return result;
@@ -161,8 +174,9 @@ function galleryTools(hasFound, hasTruth, draw) {
 
 function galleryLegend(hasFound, hasTruth) {
   const rows = IMAGES.flatMap((image) => (hasFound ? image.found : image.truth) || []);
-  const used = [...new Set(rows.map((row) => row[0]))].sort((a, b) => a - b).slice(0, 12);
+  const all = [...new Set(rows.map((row) => row[0]))].sort((a, b) => a - b), used = all.slice(0, 12);
   return el('p', { class: 'legend' }, used.map((id) => el('span', {}, swatch(colourOf(id)), className(id))),
+    all.length > used.length ? el('span', {}, t('moreClasses', all.length - used.length)) : null,
     hasTruth ? el('span', {}, el('i', { class: 'swatch true' }), t('legendTruth')) : null,
     hasFound && hasTruth ? el('span', {}, el('i', { class: 'swatch wrong' }), t('legendWrong')) : null);
 }
@@ -180,13 +194,14 @@ function drawViewer() {
   const { order, at } = viewed, image = IMAGES[order[at]], seen = judged(image);
   const frame = el('span', { class: 'frame', style: { 'aspect-ratio': Math.max(0.8, image.width / image.height) } });
   fill(frame, order[at]);
-  const coordinates = (row) => row.map((value) => figure(value)).join(', ');
+  const coordinates = (row, angle) => row.map((value) => figure(value)).join(', ') + (angle ? ` ∠ ${degrees(angle)}°` : '');
   const words = (one) => (!seen.isCompared ? t('unlabelled') : one.isWrong ? t('falseOne') : t('hit'));
-  const line = (id, score, box, word, isBad) => el('tr', {}, el('td', {}, swatch(colourOf(id)), className(id)),
-    el('td', { class: 'num' }, score), el('td', {}, coordinates(box)), el('td', { class: isBad ? 'bad' : null }, word));
-  const rows = [...seen.found.map((one) => line(one.row[0], one.row[1].toFixed(2), one.row.slice(2, 6), words(one), one.isWrong)),
+  const line = (id, score, box, angle, word, isBad) => el('tr', {}, el('td', {}, swatch(colourOf(id)), className(id)),
+    el('td', { class: 'num' }, score), el('td', {}, coordinates(box, angle)), el('td', { class: isBad ? 'bad' : null }, word));
+  const rows = [...seen.found.map((one) => line(one.row[0], one.row[1].toFixed(2), one.row.slice(2, 6), angleOf(image.found_angles, one.n),
+    words(one), one.isWrong)),
     ...seen.truth.filter((one) => one.isMissed || image.found === null).map((one) =>
-      line(one.row[0], t('dash'), one.row.slice(1, 5), t(one.isMissed ? 'missedOne' : 'label'), one.isMissed))];
+      line(one.row[0], t('dash'), one.row.slice(1, 5), angleOf(image.truth_angles, one.n), t(one.isMissed ? 'missedOne' : 'label'), one.isMissed))];
   const button = (id, word, action, isOff) => {
     const made = el('button', { type: 'button', id, onclick: action }, t(word));
     made.disabled = Boolean(isOff);

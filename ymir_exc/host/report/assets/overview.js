@@ -1,7 +1,7 @@
 // Summary, findings, stages, curves, log and environment.
 const TASK_WORDS = { training: 'training', mining: 'mining_task', infer: 'infer' };
 const ENDED = { done: ['good', '✓'], failed: ['bad', '✕'], unfinished: ['warn', '!'], pending: ['', '…'], unknown: ['', '?'] };
-const SEVERITIES = [['error', 'errors', 'bad'], ['warning', 'warnings', 'warn'], ['note', 'notes', '']];
+const SEVERITIES = [['error', 'errors', 'bad', 'oneError'], ['warning', 'warnings', 'warn', 'oneWarning'], ['note', 'notes', '', 'oneNote']];
 const SPANS = { monitor: 'about', events: 'byEvents' };
 const METRICS = ['mAP', 'mIoU', 'maskAP', 'mAP50', 'mAR', 'mAcc', 'boxAP'];
 
@@ -11,7 +11,7 @@ const fact = (name, value, small, isWide) => el('div', { class: isWide ? 'wide' 
 const findingPills = (run) => {
   const { counts } = run.findings;
   const pills = SEVERITIES.filter(([key]) => counts[key])
-    .map(([key, word, kind]) => el('span', { class: `pill ${kind}` }, t(word, counts[key])));
+    .map(([key, word, kind, one]) => el('span', { class: `pill ${kind}` }, t(counts[key] === 1 ? one : word, counts[key])));
   return pills.length ? pills : [el('span', { class: 'pill good' }, t('none'))];
 };
 
@@ -28,7 +28,7 @@ function runCard(run) {
       run.ended !== 'done' && run.percent !== null ? fact(t('progress'), `${Math.round(run.percent * 100)} %`) : null,
       run.return_code ? fact(t('code'), String(run.return_code)) : null,
       best ? fact(t('best'), best.name, metric ? `${metric} ${figure(best.metrics[metric])}` : null) : null, files,
-      fact(t('findingsFact'), findingPills(run)),
+      fact(t('findingsFact'), el('span', { class: 'pills' }, findingPills(run))),
       run.class_names.length ? fact(t('classes'), namesText(run.class_names), null, true) : null,
       fact(t('folder'), el('span', { class: 'mono' }, run.out), null, true)),
     run.ended === 'failed' && run.message ? el('p', { class: 'said' }, run.message) : null,
@@ -55,9 +55,9 @@ function findingsSection() {
   const one = (run) => (finding) => el('li', { class: `level-${finding.severity}` },
     el('p', { class: 'where' }, el('span', { class: `pill ${SEVERITIES.find(([key]) => key === finding.severity)[2]}` },
       `${finding.code} ${t(finding.severity)}`), ' ', el('span', { class: 'mono' }, placeOf(finding, run))),
-    el('p', {}, el('strong', {}, finding.message)),
-    el('p', { class: 'mend' }, el('b', {}, t('rule')), ` ${sentence(finding.title)} ${sentence(finding.why)}`),
-    el('p', { class: 'mend' }, el('b', {}, t('remedy')), ' ', sentence(finding.remedy)));
+    el('p', {}, el('strong', { lang: 'en' }, finding.message)),
+    el('p', { class: 'mend' }, el('b', {}, t('rule')), ' ', el('span', { lang: 'en' }, `${sentence(finding.title)} ${sentence(finding.why)}`)),
+    el('p', { class: 'mend' }, el('b', {}, t('remedy')), ' ', el('span', { lang: 'en' }, sentence(finding.remedy))));
   return [el('p', { class: 'note' }, t('findingsNote')), REPORT.runs.map((run) => {
     const total = Object.values(run.findings.counts).reduce((a, b) => a + b, 0);
     const { listed } = run.findings;
@@ -77,7 +77,7 @@ function stagesSection() {
     const rows = run.stages.map((stage) => el('tr', { class: stage.best ? 'best' : null },
       el('th', { scope: 'row' }, stage.name, ' ', stage.best ? el('span', { class: 'pill good' }, `★ ${t('isBest')}`) : null),
       metrics.map((name) => el('td', { class: 'num' }, figure(stage.metrics[name]))),
-      el('td', { class: 'long mono' }, stage.files.join(', ')), el('td', {}, when(stage.timestamp))));
+      el('td', { class: 'long mono' }, stage.files.join(', ')), el('td', { class: 'when' }, when(stage.timestamp))));
     const heads = [{ text: t('stage') }, ...metrics.map((text) => ({ text, num: true })), { text: t('files') }, { text: t('saved') }];
     return el('article', { class: 'card' }, REPORT.runs.length > 1 ? el('h3', {}, run.name) : null, table(heads, rows));
   })];

@@ -33,7 +33,7 @@ function qualitySection() {
   const by = t(quality.by);
   const note = quality.best_threshold === null ? t('qualityNoBest', figure(quality.images), by)
     : t('qualityNote', figure(quality.images), by, quality.best_threshold.toFixed(2));
-  const missing = { masks: '', 'too many': t('tooMany'), 'no pycocotools': t('noCoco') };
+  const missing = { masks: '', rotated: t('noRotated'), 'too many': t('tooMany'), 'no pycocotools': t('noCoco') };
   const coco = quality.mAP === null ? missing[quality.mAP_missing] : t('cocoNote', share(quality.mAP), share(quality.mAP50));
   return [el('p', { class: 'note' }, joined(note, coco)), el('div', { class: 'toolbar' }, scoreField('score-quality')),
     el('div', { class: 'grid' }, curveCard(quality), ratesCard(quality)), confusionCard(quality.confusion)];
@@ -44,13 +44,14 @@ const MOST_CURVES = COLOURS.length;
 function curveCard(quality) {
   const known = quality.classes.filter((one) => one.curve.length);
   const drawn = [...known].sort((a, b) => b.truth - a.truth).slice(0, MOST_CURVES).sort((a, b) => a.class - b.class);
-  const series = drawn.map((one) => ({ name: className(one.class), colour: colourOf(one.class),
+  const hues = drawn.map((one, n) => colourOf(known.length > drawn.length ? n : one.class));    // of many classes two may share one
+  const series = drawn.map((one, n) => ({ name: className(one.class), colour: hues[n],
     points: one.curve.map(([, precision, recall]) => [recall, precision]) }));
   if (!series.length) return null;
   const say = (recall, found) => [`${t('recall')} ${share(recall)}`,
     ...found.map((point, n) => `${series[n].name}  ${share(point[1])}`)].join('\n');
   const { chart, x, y } = lineChart({ series, label: t('curveLabel'), xRange: [0, 1], yRange: [0, 1], say });
-  const marks = drawn.map((one) => svg('circle', { class: 'mark', r: 5, fill: 'none', stroke: colourOf(one.class), 'stroke-width': 2.5 }));
+  const marks = hues.map((stroke) => svg('circle', { class: 'mark', r: 5, fill: 'none', stroke, 'stroke-width': 2.5 }));
   chart.append(...marks);
   const update = () => drawn.forEach((one, n) => {
     const right = above(one.hits), seen = right + above(one.false);
@@ -110,7 +111,7 @@ function confusionCard(confusion) {
         : el('td', { class: n === m ? 'right' : null, style: { background: shade(count / total) } }, figure(count)))));
     });
     box.replaceChildren(el('table', { class: 'confusion' }, el('thead', {}, el('tr', {}, [t('really'), ...names].map((text) =>
-      el('th', { scope: 'col' }, text)))), el('tbody', {}, rows)));
+      el('th', { scope: 'col', title: text }, text)))), el('tbody', {}, rows)));
   };
   onThreshold(update);
   update();
