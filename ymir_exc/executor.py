@@ -91,7 +91,7 @@ class Executor:
             if util.get_bool(cfg, "ymir_debug", False) and FAILURES_VARIABLE not in os.environ:
                 raise YmirError("ymir_debug is set: the task ends as failed so that the platform keeps its folder")
         except (Exception, KeyboardInterrupt, SystemExit) as e:
-            _record_failure(e)
+            record_failure(e)
             raise
         return 0
 
@@ -131,7 +131,7 @@ def _arguments(command: str) -> List[str]:
         return command.split()
 
 
-def _record_failure(error: BaseException) -> None:
+def record_failure(error: BaseException) -> None:
     """Leave the reason in monitor.txt, as far as its place is known, or for the process that started this one.
 
     A command's own words are the supervisor's to find.

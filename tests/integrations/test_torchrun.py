@@ -19,6 +19,7 @@ from tests.supervised import PATIENCE, ROOT, last_line, measured, record, wait_f
 from ymir_exc import errors, monitor, util
 from ymir_exc.executor import FAILURES_VARIABLE
 from ymir_exc.integrations import torchrun
+from ymir_exc.integrations.torchrun import _ending, _first, _launch, _launchers, _ranks
 from ymir_exc.supervisor import _processes
 
 
@@ -184,10 +185,10 @@ def test_a_process_for_each_gpu(platform, launched, monkeypatch):
 
 
 def test_before_python_3_10_the_kernel_tells_the_command(monkeypatch):
-    assert torchrun._own_command() == [sys.executable, *sys.orig_argv[1:]]
-    expected = torchrun._own_command()
+    assert _launchers.own_command() == [sys.executable, *sys.orig_argv[1:]]
+    expected = _launchers.own_command()
     monkeypatch.delattr(sys, "orig_argv")
-    assert torchrun._own_command() == expected
+    assert _launchers.own_command() == expected
 
 
 @pytest.mark.parametrize(("rank", "count"), [(None, 2), ("", 2), ("-1", 2), ("0", 0), ("1", 0)])
@@ -280,7 +281,7 @@ def test_ranks_are_killed_before_the_supervisor_kills_us(monkeypatch, grace, sec
     ended = subprocess.Popen(["true"])
     wait_for(lambda: ended.pid not in {process.pid for process in _processes.all_processes().values() if process.alive})
     context = Context({0: os.getpid(), 1: ended.pid})
-    with torchrun._Closing(Context) as closing:
+    with _ending.Closing(Context) as closing:
         context.close()
         context.close(signal.SIGTERM, 30)
         context.close(timeout=0)
@@ -294,7 +295,7 @@ def test_ranks_are_killed_before_the_supervisor_kills_us(monkeypatch, grace, sec
 def test_ranks_that_the_launcher_forgot_are_killed():
     earlier = subprocess.Popen(["sleep", "600"])
     try:
-        with pytest.raises(KeyError), torchrun._children_ended():
+        with pytest.raises(KeyError), _ending.children_ended():
             forgotten = subprocess.Popen(["sleep", "600"], start_new_session=True)
             raise KeyError
         assert forgotten.wait(PATIENCE) == -signal.SIGKILL
@@ -307,7 +308,7 @@ def test_ranks_that_the_launcher_forgot_are_killed():
 def test_an_ignored_signal_stays_ignored(tmp_path):
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        assert torchrun._launch_config(2, str(tmp_path)).signals_to_handle == "SIGTERM,SIGINT,SIGQUIT"
+        assert _launch._launch_config(2, str(tmp_path)).signals_to_handle == "SIGTERM,SIGINT,SIGQUIT"
     finally:
         signal.signal(signal.SIGHUP, before)
 
@@ -315,9 +316,9 @@ def test_an_ignored_signal_stays_ignored(tmp_path):
 @pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "GLOO_SOCKET_IFNAME"])
 def test_what_the_user_has_set_stays(monkeypatch, name):
     monkeypatch.setenv(name, "")
-    assert name in torchrun._for_ranks(2, "folder")
+    assert name in _launch._for_ranks(2, "folder")
     monkeypatch.setenv(name, "5")
-    assert name not in torchrun._for_ranks(2, "folder")
+    assert name not in _launch._for_ranks(2, "folder")
 
 
 class Failed:
@@ -354,23 +355,23 @@ FIRST = [
 def test_which_failure_was_first(tmp_path, records, exitcodes, ended, reason):
     for rank, values in records.items():
         (tmp_path / f"{rank}.json").write_text(json.dumps(values), encoding="utf-8")
-    closing = torchrun._Closing(Context)
+    closing = _ending.Closing(Context)
     closing.ended, closing.time = ended, 20.0
     with pytest.raises(errors.ProgramError) as caught:
-        torchrun._raise_first({rank: Failed(code) for rank, code in exitcodes.items()}, str(tmp_path), closing, ["a program"])
+        _first.raise_first({rank: Failed(code) for rank, code in exitcodes.items()}, str(tmp_path), closing, ["a program"])
     assert str(caught.value) == reason
     says_nothing = "exited with status" in reason and not any(record["time"] < 20.0 for record in records.values())
     assert isinstance(caught.value.__cause__, subprocess.CalledProcessError if says_nothing else type(None))
 
 
 def test_a_failure_to_save_is_told_after_a_stop():
-    stopped = torchrun._Told(0, 160004, "stopped by SIGTERM: saved", ["S"], 1.0, 143)
-    failed = torchrun._Told(1, 160004, "OSError: No space left on device", ["F"], 2.0, 1)
-    lost = torchrun._Told(2, 160004, LOST, ["L"], 0.5, 1)
+    stopped = _first.Told(0, 160004, "stopped by SIGTERM: saved", ["S"], 1.0, 143)
+    failed = _first.Told(1, 160004, "OSError: No space left on device", ["F"], 2.0, 1)
+    lost = _first.Told(2, 160004, LOST, ["L"], 0.5, 1)
     for records, message in (([None, None], "stopped by SIGTERM"), ([lost, stopped, None], "stopped by SIGTERM: saved"),
                              ([stopped, lost, failed], "stopped by SIGTERM: OSError: No space left on device")):
         with pytest.raises(errors.Stopped) as caught:
-            torchrun._raise_stopped(signal.SIGTERM, records)
+            _first.raise_stopped(signal.SIGTERM, records)
         assert (str(caught.value), errors.exit_status(caught.value)) == (message, 143)
 
 
@@ -410,7 +411,7 @@ def test_a_single_process_needs_no_group(monkeypatch):
 @pytest.mark.parametrize(("device", "capability", "enabled"), [("cuda:1", (8, 0), True), ("cuda:1", (7, 5), False)])
 def test_bfloat16_where_a_gpu_computes_in_it(monkeypatch, device, capability, enabled):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert torchrun._has_bfloat16(torch.device(device)) is enabled
+    assert _ranks._has_bfloat16(torch.device(device)) is enabled
 
 
 def test_bfloat16_where_the_cpu_computes_in_it():

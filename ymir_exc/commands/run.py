@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING, Any, Callable, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Callable, List, Optional, Tuple
 
 from ymir_exc import platforms
 from ymir_exc.commands import add_common
@@ -15,9 +15,11 @@ DESCRIPTION = """\
 In a container: prepare the platform's files, run a program, tell the platform how it ended.
 With --data: run it over a dataset folder on this machine, with no container, and check what it leaves."""
 USAGE = """ymir-exc run [--platform NAME] -- PROGRAM [ARGUMENT ...]
+       ymir-exc run [--platform NAME] --nproc N -- PROGRAM [ARGUMENT ...]
        ymir-exc run --data DIR --task TASK [OPTION ...] -- PROGRAM [ARGUMENT ...]"""
 EXAMPLES = """\
   exec ymir-exc run -- python /app/start.py
+  exec ymir-exc run --nproc auto -- python /app/train.py
   ymir-exc run --platform local -- ./train.sh --epochs 3
   ymir-exc run --data my-data --task training --param epochs=3 --out runs/one -- python app/start.py
   ymir-exc run --data my-data --task mining+infer --model runs/one/out -- python app/start.py
@@ -26,6 +28,10 @@ EXAMPLES = """\
 The program gets its own arguments, everything after `--`, and its output passes unchanged. It may be stopped by SIGTERM
 or Ctrl-C and has YMIR_EXC_GRACE seconds (8) to save. The exit status is its own; 143 after SIGTERM, 130 after Ctrl-C,
 127 and 126 when it cannot be started, 4 when the platform's files are wrong.
+
+With --nproc the program is started in several processes, as torchrun would: RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and
+MASTER_PORT are set. Where the platform names several hosts (TM_HOSTS, TM_CURRENT_HOST) each is to run this command: all
+processes are one group, and each host ends with the status and the reason of the one that failed first. It needs torch.
 
 With --data the exit status is 0; 1 when the program failed; 4 when the platform would refuse what it left.
 """
@@ -36,6 +42,8 @@ _OF_DATA = ("task", "param", "model", "img_man", "out", "overwrite", "watch", "j
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What it takes before the program."""
     parser.add_argument("--platform", choices=platforms.NAMES, help="do not detect the platform (also: YMIR_EXC_PLATFORM)")
+    parser.add_argument("--nproc", metavar="N", type=_processes,
+                        help="start the program N times on this host, as torchrun does; auto: once for each GPU that is visible")
     local = parser.add_argument_group("over a dataset folder, with no container")
     local.add_argument("--data", metavar="DIR", help="a dataset in the platform's layout, such as `ymir-exc sample` writes")
     local.add_argument("--task", choices=_TASKS, help="what the program is to do")
@@ -53,7 +61,9 @@ def run(arguments: argparse.Namespace) -> int:
     _check(arguments)
     if arguments.data is None:
         from ymir_exc import supervisor
-        return supervisor.run(arguments.program, arguments.platform)
+        if arguments.nproc is None:
+            return supervisor.run(arguments.program, arguments.platform)
+        return supervisor.run(arguments.program, arguments.platform, before=_launcher(arguments.nproc))
     job = _job(arguments)
     if not arguments.watch:
         return _once(job, arguments)
@@ -67,6 +77,17 @@ def run(arguments: argparse.Namespace) -> int:
 
     watching.forever(watching.files_of(job), once, lambda text: print(f"ymir-exc: {text}", file=sys.stderr, flush=True))
     return 0
+
+
+def _processes(text: str) -> str:
+    if text != "auto" and not (text.isdigit() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number from 1 nor auto")
+    return text
+
+
+def _launcher(processes: str) -> List[str]:
+    """The words before a program that is to run in several processes: what needs torch is not the supervisor."""
+    return [sys.executable, "-m", "ymir_exc.integrations.torchrun", "--nproc", processes, "--"]
 
 
 def _parameter(pair: str) -> Tuple[str, Any]:
@@ -93,6 +114,8 @@ def _check(arguments: argparse.Namespace) -> None:
         arguments.usage_error(f"{given[0]} is for a run over a dataset folder: --data is missing")
     if arguments.data is not None and (arguments.task is None or arguments.platform is not None):
         arguments.usage_error("--data needs --task" if arguments.task is None else "--platform does not go with --data")
+    if arguments.data is not None and arguments.nproc is not None:
+        arguments.usage_error("--nproc does not go with --data")
     if arguments.watch and arguments.json:
         arguments.usage_error("--json does not go with --watch, which has no one result")
 

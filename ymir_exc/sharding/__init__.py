@@ -12,12 +12,13 @@ processes, leaves out the blocks that have their parts. Ranks see each other by 
 """
 from __future__ import annotations
 
+import os
 from numbers import Real
 from typing import Iterator, Optional
 
-from ymir_exc import monitor
+from ymir_exc import hosts, monitor
 from ymir_exc.env import current_env
-from ymir_exc.errors import ArgumentError
+from ymir_exc.errors import ArgumentError, ConfigError
 from ymir_exc.result_writer._sharing import Sharing
 from ymir_exc.sharding._ranks import rank_and_world_size as rank_and_world_size
 from ymir_exc.sharding._share import OneShare
@@ -58,7 +59,7 @@ def candidates(*writers: Sharing, block_size: Optional[int] = None, order: str =
             result is written; the next start tries these images again.
         DatasetError: As `dataset_reader.item_paths`; or the list got longer or shorter meanwhile, and no result is written.
         StorageError: A part cannot be written; the earlier ones stay.
-        ConfigError: RANK and WORLD_SIZE do not fit together.
+        ConfigError: RANK and WORLD_SIZE do not fit together; or the job has several hosts, whose processes could not see each other.
     """
     tasks = [getattr(writer, "task", "") for writer in writers if isinstance(writer, Sharing)]
     if not tasks or len(tasks) != len(writers) or len(set(tasks)) != len(tasks):
@@ -69,5 +70,15 @@ def candidates(*writers: Sharing, block_size: Optional[int] = None, order: str =
         raise ArgumentError(f"max_skipped_ratio is {max_skipped_ratio!r:.80}: a fraction is wanted, 0..1")
     if any(writer._share is not None for writer in writers):
         raise ArgumentError("a writer has its candidates already", hint="call candidates() once in each with-block")
+    _check_one_host()
     monitor.task_percent(current_env(), tasks[0], 0.0, order)    # refuses an unknown order
     return OneShare(writers, block_size, order, float(max_skipped_ratio)).paths()
+
+
+def _check_one_host() -> None:
+    """A job on several hosts has an `/out` and locks on each; a launcher sets LOCAL_WORLD_SIZE, the number of processes on one of them."""
+    count = len(hosts.read().hosts)
+    here = os.environ.get("LOCAL_WORLD_SIZE", "").strip()
+    if count > 1 or (here.isdigit() and int(here) < rank_and_world_size()[1]):
+        raise ConfigError(f"candidates are shared among the processes of one host, and this job has {count if count > 1 else 'several'}",
+                          hint="start mining and inference with one instance")
