@@ -14,8 +14,8 @@ L0 = {"__init__", "_version", "settings", "code", "errors", "_files"}
 L1 = {"_yaml", "_models", "_annotations", "_rle", "env", "dataset_reader", "result_writer", "monitor", "images"}
 L1_SHARED = {"_yaml", "_models", "_annotations", "_rle", "env", "images"}
 L2 = {"util", "executor", "sysinfo", "supervisor", "dataset_convert", "mining", "platforms", "integrations", "evaluation", "sharding",
-      "smoke"}
-L3 = {"host"}
+      "smoke", "hosts"}
+L3 = {"host", "ti"}
 L4 = {"cli", "commands", "__main__"}
 LAYER = {name: level for level, names in enumerate((L0, L1, L2, L3, L4)) for name in names}
 FRAMEWORKS = {"torch", "tensorflow", "mmcv", "mmengine", "ultralytics", "lightning"}
@@ -73,6 +73,10 @@ def test_layers(path):
             assert parts[0] not in FRAMEWORKS | {"easydict"}, f"{own} (L1) imports {name}"
         if level == 3:
             assert parts[0] not in FRAMEWORKS, f"{own} (L3) imports {name}"
+        if own == "host":
+            assert name.split(".")[:2] != ["ymir_exc", "ti"], f"host imports {name}: ti stands on host, not the other way round"
+        if own == "ti":
+            assert not at_top or parts[0] not in OPTIONAL | {"qcloud_cos"}, f"ti imports {name} at the top of the file"
 
 
 FORBIDDEN = {"os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput", "eval", "exec", "compile", "yaml.unsafe_load",
@@ -110,7 +114,8 @@ def loaded_by(statement: str):
 
 
 @pytest.mark.parametrize("module", ["", ".env", ".settings", ".code", ".errors", ".monitor", ".result_writer", ".dataset_reader",
-                                    ".util", ".executor", ".dataset_convert", ".cli", ".supervisor", ".sysinfo", ".sharding"])
+                                    ".util", ".executor", ".dataset_convert", ".cli", ".supervisor", ".sysinfo", ".sharding",
+                                    ".ti.session", ".ti.pytorch", ".ti.tensorflow"])
 def test_importing_is_light(module):
     loaded = loaded_by(f"import ymir_exc{module}")
     assert not loaded & (OPTIONAL | {"pydantic", "asyncio", "easydict"} - ({"easydict"} if module in (".util", ".executor") else set()))
