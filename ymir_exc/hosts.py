@@ -18,6 +18,7 @@ import ipaddress
 import json
 import logging
 import os
+import re
 import socket
 import struct
 import time
@@ -43,6 +44,7 @@ TOLD_SECONDS = 30.0
 _ONE = "localhost"
 _PREFIXES = ("TM_", "SM_")
 _SOCKET_VARIABLES = ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME")
+_GPUS = re.compile(r":\d+$")
 _SIOCGIFCONF = 0x8912
 _ENTRY_BYTES, _NAME_BYTES = 40, 16
 """Of an ifreq, netdevice(7), on 64 bits: a name, then a sockaddr_in with its address at byte 4."""
@@ -124,7 +126,8 @@ def _of_ti_one(given: Mapping[str, str]) -> Tuple[Tuple[str, ...], int]:
 
 
 def _node_names(given: Mapping[str, str]) -> Tuple[str, ...]:
-    return tuple(word.strip().partition(":")[0] for word in given.get("NODE_LIST", "").split(",") if word.strip())
+    words = [word.strip() for word in given.get("NODE_LIST", "").split(",") if word.strip()]
+    return tuple(_GPUS.sub("", word) for word in words)
 
 
 def _distinct(variable: str, names: Sequence[str]) -> Tuple[str, ...]:

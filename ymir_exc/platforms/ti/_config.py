@@ -248,17 +248,12 @@ def _hosts_of_file(path: str, value: Mapping[str, Any], environ: Mapping[str, st
 
 
 def _hosts_of_variables(environ: Mapping[str, str]) -> Hosts:
-    """NODE_LIST=host:gpus,host:gpus and INDEX, which newer TI-ONE sets; without them there is one host."""
-    names = []
-    for item in environ.get("NODE_LIST", "").split(","):
-        name, colon, gpus = item.strip().rpartition(":")
-        names.append(name if colon and gpus.isdigit() else item.strip())
-    names = [name for name in names if name]
-    if not names:
+    """Those of newer TI-ONE, which tells them in variables; without these there is one host."""
+    if not environ.get("NODE_LIST"):
         return Hosts((LONE_HOST,), LONE_HOST)
-    if len(set(names)) != len(names):
-        raise ConfigError(f"the environment variable NODE_LIST names a host twice: {environ['NODE_LIST']!r:.200}")
-    return Hosts(tuple(names), names[0] if len(names) == 1 else names[_index(environ, len(names), "NODE_LIST")])
+    from ymir_exc import hosts
+    layout = hosts.read({name: environ.get(name, "") for name in ("NODE_LIST", "INDEX")})
+    return Hosts(layout.hosts, layout.current)
 
 
 def _index(environ: Mapping[str, str], count: int, source: str) -> int:

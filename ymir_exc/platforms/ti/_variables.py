@@ -123,12 +123,20 @@ def _log_level(job: Job, warnings: List[str]) -> int:
 def _interface(job: Job, environ: Mapping[str, str], warnings: List[str]) -> str:
     """The network interface between hosts; '' when there is none of that name, because a wrong one makes programs hang."""
     asked = environ.get("OMPI_MCA_btl_tcp_if_include") or job.text("ti_network_interface_name") or job.hosts.interface
-    for name in filter(None, (asked, _DEFAULT_INTERFACE)):
-        if "/" not in name and os.path.exists(os.path.join(_INTERFACES, name)):
-            return name
-        if name == asked:
-            warnings.append(f"there is no network interface {asked!r:.80} in this container")
-    return ""
+    if asked and _exists(asked):
+        return asked
+    if asked:
+        warnings.append(f"there is no network interface {asked!r:.80} in this container")
+    if len(job.hosts.names) > 1:
+        from ymir_exc import hosts
+        found = hosts.interface_of(hosts.Layout(job.hosts.names, job.hosts.names.index(job.hosts.current)))
+        if found:
+            return found
+    return _DEFAULT_INTERFACE if _exists(_DEFAULT_INTERFACE) else ""
+
+
+def _exists(interface: str) -> bool:
+    return "/" not in interface and os.path.exists(os.path.join(_INTERFACES, interface))
 
 
 # --------------------------------------------------------------------------------------------------------------------- arguments
