@@ -74,6 +74,13 @@ def test_each_fault_is_found(project, lines, faults):
         assert {one.key for one in made.findings if one.rule.code == "B612"} == {"ENV HUB_TOKEN", "ENV INDEX", "ARG PASSWORD"}
 
 
+def test_an_image_that_only_one_platform_can_start(project):
+    _, made = built(project, "RUN rm /usr/local/bin/train")
+    assert "B609" in [one.rule.code for one in made.findings if one.rule.severity.value == "note"]
+    _, made = built(project, "RUN printf '#!/bin/sh' > /usr/local/bin/train && chmod 755 /usr/local/bin/train")
+    assert "B609" not in [one.rule.code for one in made.findings]
+
+
 def test_a_large_image(project, monkeypatch):
     monkeypatch.setattr("ymir_exc.host._build_checks.LARGE_IMAGE_BYTES", 1 << 20)
     codes, _ = built(project)

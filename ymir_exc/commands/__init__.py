@@ -23,6 +23,10 @@ COMMANDS: Dict[str, str] = {
 """Name, and the line in `ymir-exc --help`, in the order of use."""
 
 
+NPROC_VARIABLE = "YMIR_EXC_NPROC"
+"""Does what `run --nproc` does, for an image whose command line is not at hand."""
+
+
 def add(commands: Any, name: str, wanted: bool) -> None:
     """Add a command to the program's subparsers; its module is imported only when it is `wanted`."""
     if not wanted:

@@ -8,7 +8,7 @@ from typing import Dict
 
 from ymir_exc.commands import add_common
 
-DESCRIPTION = """Judge what a run left (out/), a dataset (in/), an image's templates (img-man/) or one config.yaml.
+DESCRIPTION = """Judge what a run left (out/), a dataset (in/), an image's templates (img-man/), one config.yaml, or /opt/ml.
 
 Nothing is run. A folder that holds in/ and out/ is judged as a whole: the output by what the task asked for.
 So is out/ alone, where in/ lies beside it."""
@@ -16,6 +16,7 @@ EXAMPLES = """\
   ymir-exc check demo-run                    in/ and out/ of a run
   ymir-exc check out --strict                warnings fail too
   ymir-exc check img-man --format sarif      for a code host; junit for a build server
+  ymir-exc check job/opt-ml                  what Tencent TI has as /opt/ml
   ymir-exc check --list                      every rule; with -v as a page of Markdown
 
 The exit status is 4 when an error was found, and 0 otherwise.
@@ -25,7 +26,7 @@ The exit status is 4 when an error was found, and 0 otherwise.
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What it takes."""
     parser.add_argument("path", metavar="PATH", nargs="?", help="a folder, or a config.yaml or env.yaml")
-    parser.add_argument("--kind", choices=("out", "in", "img-man", "config"),
+    parser.add_argument("--kind", choices=("out", "in", "img-man", "config", "ti"),
                         help="what PATH is; recognised from what lies there if not given")
     parser.add_argument("--strict", action="store_true", help="exit with 4 for a warning too")
     parser.add_argument("--format", choices=("text", "json", "sarif", "junit"), help="of what is printed on stdout (text); json is --json")

@@ -2,11 +2,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from typing import TYPE_CHECKING, Any, Callable, List, Optional, Tuple
 
 from ymir_exc import platforms
-from ymir_exc.commands import add_common
+from ymir_exc.commands import NPROC_VARIABLE, add_common
 
 if TYPE_CHECKING:
     from ymir_exc.host.runner import Job
@@ -43,7 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What it takes before the program."""
     parser.add_argument("--platform", choices=platforms.NAMES, help="do not detect the platform (also: YMIR_EXC_PLATFORM)")
     parser.add_argument("--nproc", metavar="N", type=_processes,
-                        help="start the program N times on this host, as torchrun does; auto: once for each GPU that is visible")
+                        help="start the program N times on this host, as torchrun does; auto: once for each GPU that is visible"
+                             f" (also: {NPROC_VARIABLE})")
     local = parser.add_argument_group("over a dataset folder, with no container")
     local.add_argument("--data", metavar="DIR", help="a dataset in the platform's layout, such as `ymir-exc sample` writes")
     local.add_argument("--task", choices=_TASKS, help="what the program is to do")
@@ -61,9 +63,10 @@ def run(arguments: argparse.Namespace) -> int:
     _check(arguments)
     if arguments.data is None:
         from ymir_exc import supervisor
-        if arguments.nproc is None:
+        nproc = arguments.nproc or _asked(arguments)
+        if not nproc:
             return supervisor.run(arguments.program, arguments.platform)
-        return supervisor.run(arguments.program, arguments.platform, before=_launcher(arguments.nproc))
+        return supervisor.run(arguments.program, arguments.platform, before=_launcher(nproc))
     job = _job(arguments)
     if not arguments.watch:
         return _once(job, arguments)
@@ -83,6 +86,15 @@ def _processes(text: str) -> str:
     if text != "auto" and not (text.isdigit() and int(text)):
         raise argparse.ArgumentTypeError(f"{text!r} is neither a number from 1 nor auto")
     return text
+
+
+def _asked(arguments: argparse.Namespace) -> str:
+    text = os.environ.get(NPROC_VARIABLE, "").strip()
+    try:
+        return _processes(text) if text else ""
+    except argparse.ArgumentTypeError as e:
+        arguments.usage_error(f"{NPROC_VARIABLE}: {e}")
+        raise
 
 
 def _launcher(processes: str) -> List[str]:

@@ -14,6 +14,7 @@ EXAMPLES = """\
   ymir-exc verify my-image --data demo-data --tasks training,mining+infer,training --param epochs=2
   ymir-exc verify my-image --data demo-data --harsh --harsh-param epochs=1
   ymir-exc verify my-image --data demo-data --harsh --only stop,kill,no-gpu
+  ymir-exc verify my-image --data demo-data --platform ti --param epochs=2
   ymir-exc verify my-image --data demo-data --dry-run
 """
 
@@ -28,12 +29,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", default="", metavar="ROW,...", help="run these rows alone, and the training that they need")
     parser.add_argument("--param", action="append", default=[], metavar="K=V", type=_parameter, help="a hyper-parameter, its value in YAML")
     parser.add_argument("--harsh-param", action="append", default=[], metavar="K=V", type=_parameter, help="one of the harsh rows alone")
-    parser.add_argument("--model", metavar="OUT", help="the out folder of an earlier training, for mining and inference")
-    parser.add_argument("--platform", choices=("ymir",), default="ymir", help="whose way of starting (ymir)")
+    parser.add_argument("--model", metavar="OUT", help="the out folder, or for ti the opt-ml folder, of an earlier training")
+    parser.add_argument("--platform", choices=("ymir", "ti"), default="ymir",
+                        help="whose way of starting: YMIR's /in and /out, or Tencent TI's `train` with /opt/ml (ymir)")
     parser.add_argument("--engine", choices=("docker", "podman"), default="", help="the one that is installed, if not given")
     parser.add_argument("--network", default="", metavar="NAME", help="of the containers (the engine's default)")
     parser.add_argument("--gpus", default="", metavar="IDS", help="GPUs of this machine for the containers, such as 0,1 (none)")
-    parser.add_argument("--user", default="", metavar="UID:GID", help="in the container (a random one without an entry in /etc/passwd)")
+    parser.add_argument("--user", default="", metavar="UID:GID",
+                        help="in the container (a random one without an entry in /etc/passwd; root for ti)")
     parser.add_argument("--timeout", type=_seconds, default=3600.0, metavar="S", help="seconds for each container, 0 for no limit (3600)")
     parser.add_argument("--out", default="", metavar="DIR", help="for what the tasks leave (ymir-verify/IMAGE-TIME)")
     parser.add_argument("--dry-run", action="store_true", help="print every command, run none")
@@ -57,7 +60,8 @@ def run(arguments: argparse.Namespace) -> int:
         tasks=verify.parse_tasks(arguments.tasks), harsh=arguments.harsh,
         only=[name.strip() for name in arguments.only.split(",") if name.strip()],
         params=dict(arguments.param), harsh_params=dict(arguments.harsh_param), model=Path(arguments.model) if arguments.model else None,
-        user=arguments.user, network=arguments.network, gpus=arguments.gpus, timeout=arguments.timeout)
+        user=arguments.user, network=arguments.network, gpus=arguments.gpus, timeout=arguments.timeout,
+        platform=arguments.platform)
     shown = sys.stdout if arguments.dry_run else sys.stderr if arguments.verbose else None
     engine = Engine(arguments.engine, dry_run=arguments.dry_run, tell=None if shown is None else lambda line: print(line, file=shown))
     rows = verify.verify(engine, options, **report.live(arguments.quiet or arguments.dry_run))

@@ -48,6 +48,9 @@ _LARGE = rule("B607", _W, "The image has less than 15 GiB", "Each machine pulls 
 _BAD_TEMPLATE = rule("B608", _E, "Each file in /img-man is as the platform takes it",
                      "It refuses the image, or takes the file for missing",
                      "Mend the file; `ymir-exc check img-man` tells more")
+_NO_TRAIN = rule("B609", Severity.NOTE, "An executable `train` is on the PATH",
+                 "Tencent TI starts an image by that word: `docker run IMAGE train`",
+                 "Where the image is to serve TI too, COPY one to /usr/local/bin/train and chmod 755 it; an image FROM ymir-exc has one")
 _SECRET_SENT = rule("B610", _W, "No secret is in the folder that is sent to the engine", "One COPY of the folder puts it into the image",
                     "Name it in .dockerignore")
 _SECRET_IN = rule("B611", _E, "No secret is in the image", "Who can pull the image can read it, also when a later layer removes it",
@@ -153,7 +156,8 @@ def _start_findings(engine: Engine, tag: str, config: Mapping[str, Any], python:
     """What starts, and whether it does under the platform's uid."""
     starts = [*(config.get("Entrypoint") or []), *(config.get("Cmd") or [])]
     uid = random.randint(10_000, 60_000)
-    script = 'echo shell; test -x "$1" || echo no start; test -z "$2" || "$2" -c "import json, tempfile; tempfile.TemporaryFile().close()"'
+    script = ('echo shell; test -x "$1" || echo no start; command -v train > /dev/null || echo no train; '
+              'test -z "$2" || "$2" -c "import json, tempfile; tempfile.TemporaryFile().close()"')
     said = engine.run(["--user", f"{uid}:{uid}", "--entrypoint", "sh"], tag, ["-c", script, "sh", START, python])
     if engine.dry_run:
         return
@@ -162,6 +166,8 @@ def _start_findings(engine: Engine, tag: str, config: Mapping[str, Any], python:
         yield Finding(_NO_CMD, message, tag, key="CMD")
     if b"no start" in said.stdout:
         yield Finding(_NO_START, "it is missing, or not executable for every uid", f"{tag}:{START}")
+    if b"no train" in said.stdout and not config.get("Entrypoint"):
+        yield Finding(_NO_TRAIN, "there is none", tag, key="train")
     if said.status:
         what = python if b"shell" in said.stdout else "sh"
         yield Finding(_UID, f"{what} does not run as {uid}: {said.reason}", tag)

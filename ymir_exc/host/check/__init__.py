@@ -1,7 +1,8 @@
 """Judges files that a task is given or leaves, without running anything: `check` finds all that is wrong, each with its place and remedy.
 
-`_training`, `_mining`, `_detection`, `_segmentation` and `_monitor` judge what a run left (`out/`), `_dataset`, `_config` and `_templates`
-what it is given. They yield findings of the rules in `findings.RULES`; one that stumbles is a finding itself, and the others go on.
+`_training`, `_mining`, `_detection`, `_segmentation` and `_monitor` judge what a run left (`out/`), `_opt_ml` the same on Tencent TI;
+`_dataset`, `_config` and `_templates` what it is given. They yield findings of the rules in `findings.RULES`; one that stumbles is a
+finding itself, and the others go on.
 """
 from __future__ import annotations
 
@@ -17,8 +18,8 @@ from ymir_exc.host.check import _context
 from ymir_exc.host.check._text import printable
 from ymir_exc.host.findings import RULES, Finding, Rule
 
-KINDS = ("out", "in", "img-man", "config")
-"""What can be judged: what a run left, what it is given, an image's templates, and one config.yaml or env.yaml."""
+KINDS = ("out", "in", "img-man", "config", "ti")
+"""What can be judged: what a run left, what it is given, an image's templates, one config.yaml or env.yaml, and what was `/opt/ml`."""
 
 OnProgress = Callable[[int, int], None]
 """Called with how much is done, and of how much; each part of a check counts its own."""
@@ -28,6 +29,7 @@ _IN_NAMES = ("env.yaml", "config.yaml", "assets", "annotations", "train-index.ts
 _RESULTS = ("models/result.yaml", "result.tsv", "infer-result.json")
 _LOG = "ymir-executor-out.log"
 _PENDING = 1
+_OPT_ML = "opt-ml"    # as `ymir-exc verify` calls it
 _TEMPLATES = ("manifest.yaml", "training-template.yaml", "mining-template.yaml", "infer-template.yaml")
 _TYPE_FOLDERS = ("det", "semantic-seg", "instance-seg", "multi-modal")
 
@@ -43,7 +45,7 @@ def check(path: Path, *, kind: Optional[str] = None, on_progress: Optional[OnPro
     """Judge what lies at a path.
 
     Args:
-        path: A folder `out`, `in` or `img-man`, one that holds some of these, or a configuration file.
+        path: A folder `out`, `in` or `img-man`, one that holds some of these, one that was `/opt/ml`, or a configuration file.
         kind: One of `KINDS`; recognised from what lies there when None. In a folder that holds both `in` and `out`, these two are judged.
             An `out` with an `in` beside it is judged by what that asks for, also when it is given alone.
         on_progress: See `OnProgress`.
@@ -88,7 +90,7 @@ def rules_of(kinds: Sequence[str]) -> List[Rule]:
     Args:
         kinds: Some of `KINDS`.
     """
-    letters = {"out": "TRDSM", "in": "IAPEC", "img-man": "N", "config": "EC"}
+    letters = {"out": "TRDSM", "in": "IAPEC", "img-man": "N", "config": "EC", "ti": "OTRDSM"}
     wanted = "X" + "".join(letters[kind] for kind in kinds)
     return [rule for code, rule in all_rules().items() if code[0] in wanted]
 
@@ -108,13 +110,15 @@ def _recognised(path: Path, wanted: Optional[str]) -> Iterator[Tuple[str, Path, 
     """Kind, where, and for an `out` the `in` beside it."""
     problem = _problem_at(path)
     if problem:
-        raise NothingToCheckError(f"{printable(str(path))} {problem}", hint="give a folder out, in or img-man, or one that holds them")
+        raise NothingToCheckError(f"{printable(str(path))} {problem}",
+                                  hint="give a folder out, in or img-man, one that holds them, or what was /opt/ml")
     if wanted is not None:
-        is_held = os.path.isdir(path / wanted)
+        name = _OPT_ML if wanted == "ti" else wanted
+        is_held = os.path.isdir(path / name)
         if path.is_dir() == (wanted == "config"):
             raise NothingToCheckError(f"{path} is {'a folder' if path.is_dir() else 'no folder'}",
                                       hint="config is a file, all others are folders")
-        found = path / wanted if is_held else path
+        found = path / name if is_held else path
         yield wanted, found, _given_beside(found) if wanted == "out" else None
     elif not path.is_dir():
         if path.suffix not in (".yaml", ".yml") or path.name == "result.yaml":
@@ -140,7 +144,11 @@ def _in_folder(path: Path) -> Iterator[Tuple[str, Path, Optional[Path]]]:
         yield name, path / name, path / "in" if "in" in held and name == "out" else None
     if held:
         return
-    if _holds(path, _TEMPLATES) or any(_holds(path / folder, _TEMPLATES) for folder in _TYPE_FOLDERS):
+    from ymir_exc.host.check import _opt_ml
+    tree = next((place for place in (path, path / _OPT_ML) if _opt_ml.is_tree(place)), None)
+    if tree is not None:
+        yield "ti", tree, None
+    elif _holds(path, _TEMPLATES) or any(_holds(path / folder, _TEMPLATES) for folder in _TYPE_FOLDERS):
         yield "img-man", path, None
     elif _holds(path, _IN_NAMES):
         yield "in", path, None
@@ -149,7 +157,8 @@ def _in_folder(path: Path) -> Iterator[Tuple[str, Path, Optional[Path]]]:
     else:
         raise NothingToCheckError(
             f"{path} holds nothing that can be checked; looked for in/, out/ and img-man/, for {', '.join(_OUT_NAMES)} as in out/, "
-            f"for {', '.join(_IN_NAMES)} as in in/, and for {', '.join(_TEMPLATES)} as in img-man/",
+            f"for {', '.join(_IN_NAMES)} as in in/, for {', '.join(_TEMPLATES)} as in img-man/, "
+            "and for input/config, or model/ and output/data, as in /opt/ml",
             hint="give another folder, or say what it is with --kind")
 
 
@@ -176,6 +185,9 @@ def _each(parts: Sequence[Tuple[str, Path, Optional[Path]]], on_progress: Option
     for kind, path, given in parts:
         if kind == "out":
             yield from check_output(path, given, on_progress, counts)
+        elif kind == "ti":
+            from ymir_exc.host.check import _opt_ml
+            yield from _context.guarded(str(path), lambda path=path: _opt_ml.check_tree(path, on_progress, counts))    # type: ignore[misc]
         else:
             yield from _context.guarded(str(path), lambda kind=kind, path=path: _given(kind, path, on_progress, counts))    # type: ignore[misc]
 

@@ -43,9 +43,8 @@ def check_log(out: Path, meter: Meter) -> Iterator[Finding]:
             yield M520.found("holds bytes that are not UTF-8", str(path), line=line)
 
 
-def check_tensorboard(out: Path) -> Iterator[Finding]:
+def check_tensorboard(folder: Path) -> Iterator[Finding]:
     """Judge what a training left for TensorBoard. The platform's own executor.log there may be a link to nowhere."""
-    folder = out / "tensorboard"
     if not folder.is_dir():
         yield M521.found("is no folder" if _context.is_there(folder) else "there is none", str(folder))
         return

@@ -14,8 +14,9 @@ KEPT = 1000
 _LONGEST = 600
 _COLOURS = {Severity.ERROR: "31;1", Severity.WARNING: "33;1", Severity.NOTE: "36"}
 _MARKDOWN = {"X": "Any file", "T": "Training: models/result.yaml", "R": "Mining: result.tsv", "D": "Detection: infer-result.json",
-             "S": "Segmentation: infer-result.json", "M": "Progress and logs", "E": "env.yaml", "C": "config.yaml", "I": "Index files",
-             "A": "Annotations", "P": "Pictures", "N": "Templates and manifest", "B": "Images (`ymir-exc build`)"}
+             "S": "Segmentation: infer-result.json", "M": "Progress and logs", "O": "Tencent TI: /opt/ml", "E": "env.yaml",
+             "C": "config.yaml", "I": "Index files", "A": "Annotations",
+             "P": "Pictures", "N": "Templates and manifest", "B": "Images (`ymir-exc build`)"}
 
 
 class Gathered(NamedTuple):

@@ -71,15 +71,15 @@ class _Stage(NamedTuple):
     timestamp: int
 
 
-def check_training(out: Path, task: Task, counts: Dict[str, int]) -> Iterator[Finding]:
+def check_training(models: Path, task: Task, counts: Dict[str, int]) -> Iterator[Finding]:
     """Judge models/result.yaml, and the files it lists.
 
     Args:
-        out: The task's `out` folder.
+        models: The folder `models` of the task's `out` folder.
         task: What is known of the task.
         counts: Is given the number of stages.
     """
-    path = out / "models" / "result.yaml"
+    path = models / "result.yaml"
     if not _context.is_there(path):
         yield T101.found("there is none", str(path))
         return
@@ -90,15 +90,15 @@ def check_training(out: Path, task: Task, counts: Dict[str, int]) -> Iterator[Fi
         return
     value = document.value
     if "model" in value:
-        yield from _old_layout(document, out / "models")
+        yield from _old_layout(document, models)
         counts["stages"] = 1
     else:
-        yield from _stages(document, out / "models", task, counts)
-    yield from _stage_files.check_attachments(document, out / "models")
+        yield from _stages(document, models, task, counts)
+    yield from _stage_files.check_attachments(document, models)
     yield from _evaluate_config(document)
     if "object_type" in value and not (type(value["object_type"]) is int and value["object_type"] in _OBJECT_TYPES):
         yield document.found(T134, f"object_type is {shown(value['object_type'])}", "object_type")
-    yield from _stage_files.check_rest(document, out / "models")
+    yield from _stage_files.check_rest(document, models)
 
 
 def _read(path: Path, found: List[Finding]) -> Optional[Document]:

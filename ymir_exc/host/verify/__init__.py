@@ -1,7 +1,8 @@
 """Starts a real image exactly as the platform does, and says what it did wrong: `ymir-exc verify`.
 
 The image need not know this package. `verify` reads its templates through `cat`, runs a chain of tasks in which each gets the model of the
-last training, and with `harsh` what else happens in the field, a container for each row. `_rows.ROWS` says what is expected and why.
+last training, and with `harsh` what else happens in the field, a container for each row. `_rows.ROWS` says what is expected and why,
+and `_platforms` what differs between YMIR and Tencent TI.
 """
 from __future__ import annotations
 
@@ -21,12 +22,12 @@ from ymir_exc.host import _signals, findings, launch, workspace
 from ymir_exc.host.engine import Engine
 from ymir_exc.host.findings import Finding
 from ymir_exc.host.launch import OnProgress
-from ymir_exc.host.verify import _container, _img_man, _judge, _layout
+from ymir_exc.host.verify import _arrange, _container, _img_man, _judge, _layout, _platforms
 from ymir_exc.host.verify._judge import Case, Fault
+from ymir_exc.host.verify._platforms import PLATFORMS, Job
 from ymir_exc.host.verify._rows import ROWS, TRAINING, Row
-from ymir_exc.host.workspace import Workspace
 
-PASSED, FAILED, NOT_RUN = "passed", "failed", "not run"
+PASSED, FAILED, NOT_RUN, LEFT_OUT = "passed", "failed", "not run", "left out"
 TEMPLATES = "templates"
 DEFAULT_TIMEOUT = 3600.0
 
@@ -51,10 +52,11 @@ class Options(NamedTuple):
         params: Hyper-parameters that differ from the templates.
         harsh_params: The same, of the harsh rows alone: a shorter training, say.
         model: The `out` folder of an earlier training, for a chain that begins with mining or inference.
-        user: `uid:gid` in the container; a random one without an entry in /etc/passwd when empty.
+        user: `uid:gid` in the container; when empty a random one without an entry in /etc/passwd, and root on TI.
         network: The container's network; the engine's default when empty.
         gpus: Indices such as '0,1' of this machine's GPUs; none when empty.
         timeout: Seconds for each container; 0 for no limit.
+        platform: A key of `PLATFORMS`.
     """
 
     image: str
@@ -70,6 +72,7 @@ class Options(NamedTuple):
     network: str = ""
     gpus: str = ""
     timeout: float = DEFAULT_TIMEOUT
+    platform: str = "ymir"
 
 
 class RowResult(NamedTuple):
@@ -77,7 +80,7 @@ class RowResult(NamedTuple):
 
     Attributes:
         name: The row.
-        status: `PASSED`, `FAILED` or `NOT_RUN`.
+        status: `PASSED`, `FAILED`, `NOT_RUN`, or `LEFT_OUT` where the row says nothing of such an image.
         seconds: From the container's start to its end.
         what: What was done.
         expected: What the task had to do then, and why.
@@ -86,6 +89,7 @@ class RowResult(NamedTuple):
         findings: Of its output.
         folder: Where its files are; '' when there are none.
         command: The engine's command line.
+        exit_status: The container's; None when none was run.
     """
 
     name: str
@@ -98,6 +102,7 @@ class RowResult(NamedTuple):
     findings: Tuple[Finding, ...] = ()
     folder: str = ""
     command: str = ""
+    exit_status: Optional[int] = None
 
 
 def parse_tasks(text: str) -> List[List[str]]:
@@ -117,7 +122,8 @@ def parse_tasks(text: str) -> List[List[str]]:
 
 def exit_code(rows: Sequence[RowResult]) -> int:
     """0 when every row passed, and there is one; else 1: a row that could not be run tells nothing good of an image."""
-    return 0 if rows and all(row.status == PASSED for row in rows) else EXIT_FAILED
+    judged = [row for row in rows if row.status != LEFT_OUT]
+    return 0 if judged and all(row.status == PASSED for row in judged) else EXIT_FAILED
 
 
 def verify(engine: Engine, options: Options, *, watch: Optional[Watch] = None,
@@ -151,8 +157,8 @@ def verify(engine: Engine, options: Options, *, watch: Optional[Watch] = None,
 
 def as_json(options: Options, rows: Sequence[RowResult], description: Mapping[str, Any]) -> Dict[str, Any]:
     """Plain values: the image, the rows, and whether all passed."""
-    return {"image": options.image, "image_id": str(description.get("Id", "")), "data": str(options.data), "out": str(options.out),
-            "passed": exit_code(rows) == 0,
+    return {"image": options.image, "platform": options.platform, "image_id": str(description.get("Id", "")), "data": str(options.data),
+            "out": str(options.out), "passed": exit_code(rows) == 0,
             "rows": [{**row._asdict(), "findings": findings.as_json(row.findings)} for row in rows]}
 
 
@@ -166,11 +172,11 @@ def _check(options: Options) -> None:
     if not (options.data / "in" / "config.yaml").is_file():
         raise ConfigError(f"{options.data} is no dataset: it has no in/config.yaml", hint="ymir-exc sample makes one")
     if options.model is not None:
-        workspace.best_stage(options.model)
+        PLATFORMS[options.platform].check_model(options.model)
     for path in (options.data.resolve(), options.out.resolve()):
         if ":" in str(path):
             raise ConfigError(f"{path} has a colon in its name, and no engine can bind it", hint="choose another folder")
-    if not options.user:
+    if not options.user and (options.platform == "ymir" or options.harsh or options.only):
         _layout.check_readable(options.data)
 
 
@@ -184,24 +190,41 @@ class _Verification:
         self.model = options.model
         uid = random.randint(*_PLATFORM_UIDS)
         self.gpus = [index.strip() for index in options.gpus.split(",") if index.strip()]
-        self.user = options.user or f"{uid}:{uid}"
+        self.platform = PLATFORMS[options.platform]
+        self.stranger = options.user or f"{uid}:{uid}"
+        self.user = options.user or self.platform.user or self.stranger
         self.img_man = _img_man.ImgMan(self.out / "img-man", 2, {}, ())
 
     def run(self) -> None:
         """All rows that are wanted."""
         self._read_templates()
         supported = [task for task in workspace.TASKS if task in self.img_man.templates or self.engine.dry_run]
+        supported = supported or (["training"] if self.platform.is_ti else [])
         results = [task for task in supported if task != "training"]
         chain = [list(step) for step in self.options.tasks] or [["training"]] * ("training" in supported) + [results] * bool(results)
         self._run_chain(chain)
-        for row in ROWS:
+        for row in self.platform.rows:
             tasks = results if row.task != TRAINING else [task for task in supported if task == "training"]
             if not self._is_wanted(row.name, self.options.harsh):
                 continue
-            if tasks:
+            reason = self._left_out(row)
+            if reason:
+                self._add(RowResult(row.name, LEFT_OUT, what=row.what, expected=f"{row.expected}. {row.reason}", why=reason))
+            elif tasks:
                 self._run_row(row, row.name, tasks, is_harsh=True)
             elif self.options.only:
                 self._add(RowResult(row.name, NOT_RUN, what=row.what, why="the image has no template for such a task"))
+
+    def _left_out(self, row: Row) -> str:
+        """Why a row says nothing of an image that is TI's alone, without templates; '' where it does."""
+        if not self.platform.is_ti or self.img_man.templates or self.engine.dry_run:
+            return ""
+        if row.task != TRAINING:
+            return "the image has no templates in /img-man: nothing says that it mines or infers"
+        if row.act == _container.KILL:
+            return "without result.yaml nothing says which files of a model are whole"
+        is_text = row.arrange is _arrange.as_strings and not {**self.options.params, **self.options.harsh_params}
+        return "there is no hyper-parameter to be made text; --param gives one" if is_text else ""
 
     def _is_wanted(self, name: str, otherwise: bool = True) -> bool:
         return name in self.options.only if self.options.only else otherwise
@@ -213,7 +236,15 @@ class _Verification:
     def _read_templates(self) -> None:
         started = time.monotonic()
         data = load_mapping(str(self.options.data / "in" / "config.yaml"))
-        self.img_man = _img_man.read(self.engine, self.options.image, self.out / "img-man", data.get("object_type"))
+        # TI reads no template, and starts what an entry point makes of the word `train` alone.
+        plainly = ["--network", "none", "--entrypoint", ""] if self.platform.is_ti else []
+        self.img_man = _img_man.read(self.engine, self.options.image, self.out / "img-man", data.get("object_type"), plainly)
+        if self.platform.is_ti and not self.img_man.templates and not self.engine.dry_run:
+            self.img_man = self.img_man._replace(object_type=data.get("object_type", self.img_man.object_type), faults=())
+            if self._is_wanted(TEMPLATES):
+                self._add(RowResult(TEMPLATES, LEFT_OUT, time.monotonic() - started, "templates are read through `cat`",
+                                    why="the image has none in /img-man, and TI asks for none"))
+            return
         found = [] if self.engine.dry_run else _template_findings(self.img_man.folder)
         faults = [Fault(text, "ymir-exc build checks an image's templates; nothing but the file may come on stdout")
                   for text in self.img_man.faults]
@@ -236,7 +267,8 @@ class _Verification:
             needed = kind == "training" and self.model is None and self._needs_model(chain)
             if not self._is_wanted(name) and not needed:
                 continue
-            without = [task for task in tasks if task not in self.img_man.templates and not self.engine.dry_run]
+            needs_template = not (self.engine.dry_run or self.platform.is_ti)
+            without = [task for task in tasks if needs_template and task not in self.img_man.templates]
             if without:
                 self._add(RowResult(name, FAILED, what=_CHAIN.what, why=f"the platform reads no template for {without[0]}",
                                     remedy=f"put {without[0]}-template.yaml into /img-man"))
@@ -248,7 +280,7 @@ class _Verification:
             row = self._run_row(_CHAIN, name, tasks, is_harsh=False)
             if tasks == ["training"]:
                 if row.status == PASSED:
-                    self.model = Path(row.folder) / "out"
+                    self.model = Path(row.folder) / self.platform.left
                 elif self.model is None:
                     lacking = f"{name} left no model"
 
@@ -269,46 +301,41 @@ class _Verification:
         return result
 
     def _try_row(self, row: Row, name: str, tasks: Sequence[str], is_harsh: bool) -> RowResult:
-        space = self._prepare(row, name, tasks, is_harsh)
-        options, config = self.options, {} if self.engine.dry_run else load_mapping(str(space.input / "config.yaml"))
-        shm_size = str(config.get("shm_size") or f"{16 * max(1, len(self.gpus))}G")
-        command = _container.argv(self.engine, space, options.image, user=self.user, shm_size=shm_size, flags=row.flags,
-                                  network=row.network or options.network, gpus="" if row.has_no_gpu else ",".join(self.gpus))
+        job, platform, options = self._job(row, name, tasks, is_harsh), self.platform, self.options
+        space = platform.folders(job) if self.engine.dry_run else platform.prepare(job)
+        command = platform.argv(self.engine, space, options.image, user=self.stranger if row.is_stranger else self.user,
+                                shm_size=_platforms.shm_size(job), flags=row.flags, network=row.network or options.network,
+                                gpus="" if row.has_no_gpu else ",".join(self.gpus))
         try:
             with contextlib.ExitStack() as stack:
                 if row.is_small:
+                    small = platform.small(space)
                     volume = stack.enter_context(_container.small_output(self.engine, space, options.image,
-                                                                           _container.room(self.model)))
-                    command[command.index(f"-v{space.output}:/out")] = f"-v{volume}:/out"
+                                                                           _container.room(self.model), small))
+                    command[command.index(f"-v{small.folder}:{small.seen}")] = f"-v{volume}:{small.seen}"
                 with self.watch(name, space.output / "ymir-executor-out.log") as on_progress:
-                    ended = _container.run(self.engine, command, space, act=row.act, limit=options.timeout, on_progress=on_progress)
+                    ended = _container.run(self.engine, command, space, act=row.act, limit=options.timeout, on_progress=on_progress,
+                                           ready=platform.ready(job, space))
         finally:
             with _signals.uninterrupted():    # what the container wrote; its input has names of the dataset's files
-                self.engine.reclaim(options.image, [space.output, space.root / "full", space.root / "tensorboard"])
-        if row.is_small:
-            space = space._replace(output=space.root / "full")
-            ended = ended._replace(record=_container.record_of(space))
+                self.engine.reclaim(options.image, platform.written(space))
         result = RowResult(name, PASSED, ended.seconds, row.what, f"{row.expected}. {row.reason}", folder=str(space.root),
                            command=launch.quoted(command))
         if self.engine.dry_run:
             return result
-        result = _judged(result, row, Case(ended, space, tuple(_output_findings(space))))
-        other = _layout.other_format(self.img_man.templates.get("training", {}), options.data) if "training" in tasks else ""
+        result = result._replace(exit_status=ended.status)
+        if row.is_small:
+            space = platform.filled(space)
+            ended = ended._replace(record=_container.record_of(space))
+        case, other = platform.judged(job, space, ended)
+        result = _judged(result, row, case)
         return result._replace(why="; ".join(filter(None, (result.why, other)))) if other else result
 
-    def _prepare(self, row: Row, name: str, tasks: Sequence[str], is_harsh: bool) -> Workspace:
-        root, task_id = self.out / name, f"t{uuid.uuid4().hex[:29]}"
-        if self.engine.dry_run:
-            shared = [self.options.data.resolve() / "in" / "assets", *([root / "tensorboard"] if "training" in tasks else [])]
-            return Workspace(root, root / "in", root / "out", root / "in" / "env.yaml", "/in", task_id, tuple(shared))
-        model = self.model if is_harsh is False or "training" not in tasks else None
-        params = {**self.options.params, **(self.options.harsh_params if is_harsh else {})}
-        # In the container its GPUs are counted from 0.
-        given = {"gpu_id": ",".join(map(str, range(len(self.gpus)))), **self._params_of(tasks[0], params)}
-        space = workspace.prepare(root, self.options.data, tasks, templates=self.img_man.folder, params=given,
-                                  model=model, in_container=True, task_id=task_id)
-        _layout.set_object_type(space, self.img_man.object_type)
-        return _layout.complete(row.arrange(space), tasks, model)
+    def _job(self, row: Row, name: str, tasks: Sequence[str], is_harsh: bool) -> Job:
+        options, model = self.options, self.model if is_harsh is False or "training" not in tasks else None
+        params = {**options.params, **(options.harsh_params if is_harsh else {})}
+        return Job(self.out / name, options.data, tasks, f"t{uuid.uuid4().hex[:29]}", row, self._params_of(tasks[0], params),
+                   len(self.gpus), model, self.img_man)
 
     def _params_of(self, task: str, params: Mapping[str, Any]) -> Dict[str, Any]:
         """Those that the task's template has, and those that no template has: a user may add any key to any task."""
@@ -333,11 +360,6 @@ def _notes(found: Sequence[Finding]) -> str:
     """What was found in an output that passes."""
     less = [one for one in found if one.rule.severity is findings.Severity.WARNING]
     return f"{len(less)} warning{'s' if len(less) > 1 else ''}: {one_line(less[0].message, 120)}" if less else ""
-
-
-def _output_findings(space: Workspace) -> List[Finding]:
-    from ymir_exc.host.check import check_output
-    return list(check_output(space.output, given=space.input))
 
 
 def _template_findings(folder: Path) -> List[Finding]:

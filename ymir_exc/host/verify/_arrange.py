@@ -18,7 +18,7 @@ Arrange = Callable[[Workspace], Workspace]
 BROKEN_NAME = "broken-image.jpg"
 UNSEEN_CLASS = "never seen"
 _CANDIDATES = 20    # copied, at most, where a row needs pictures of its own
-_RESERVED = {"class_names", "gpu_id", "gpu_count", "object_type", "task_id", "model_params_path", "pretrained_model_params", "run_mining",
+RESERVED = {"class_names", "gpu_id", "gpu_count", "object_type", "task_id", "model_params_path", "pretrained_model_params", "run_mining",
              "run_infer", "export_format", "shm_size"}
 _ODD_NAMES = ("图 片 {}{}", "two  blanks {}{}", "it's 100% #{}{}", "(é) [{}] & {{1}}{}", "-dash {}{}")
 
@@ -32,7 +32,7 @@ def as_strings(space: Workspace) -> Workspace:
     """Every number and truth value of the hyper-parameters as text, as the web form sends edited values."""
     def change(config: Dict[str, Any]) -> None:
         for key, value in config.items():
-            if key not in _RESERVED and isinstance(value, (bool, int, float)):
+            if key not in RESERVED and isinstance(value, (bool, int, float)):
                 config[key] = json.dumps(value)
 
     return _edit_config(space, change)
@@ -41,7 +41,7 @@ def as_strings(space: Workspace) -> Workspace:
 def without_falsy(space: Workspace) -> Workspace:
     """No hyper-parameter that is 0, false or empty, and no truth value: a user unticks it, and the web form drops it."""
     def change(config: Dict[str, Any]) -> None:
-        for key in [key for key, value in config.items() if key not in _RESERVED and (not value or isinstance(value, bool))]:
+        for key in [key for key, value in config.items() if key not in RESERVED and (not value or isinstance(value, bool))]:
             del config[key]
 
     return _edit_config(space, change)

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Iterator, List, NamedTuple, Optional, Sequence
+from typing import Callable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from ymir_exc import _files, monitor
 from ymir_exc.host import _signals, launch
@@ -15,15 +15,24 @@ from ymir_exc.host.launch import EngineError, OnProgress
 from ymir_exc.host.workspace import Workspace
 
 STOP, KILL = "stop", "kill"
+FULL = "full"
+"""The folder in a row's for what was in a volume with little space."""
+
 POLL_SECONDS = 0.05
 ACT_AFTER_SECONDS = 30.0
 """A task that has no result by then is stopped all the same."""
+
+MODEL_SECONDS = 300.0
+"""The same of one that is to be stopped when it has a model."""
 
 _ACT_AT_PERCENT = 0.6
 _MOST_FREE = 64 << 10
 _PAGE = 4096
 _RUNNING = 2
 _NO_PROGRAM = (126, 127)
+
+Ready = Callable[[], bool]
+"""Whether a task is in the middle."""
 
 
 class Ended(NamedTuple):
@@ -46,6 +55,20 @@ class Ended(NamedTuple):
     in_time: bool
 
 
+class Small(NamedTuple):
+    """What a volume with little space takes the place of.
+
+    Attributes:
+        folder: On this machine.
+        seen: In the container.
+        writable: What in it every uid may write to; '' for all.
+    """
+
+    folder: Path
+    seen: str
+    writable: Tuple[str, ...]
+
+
 def argv(engine: Engine, space: Workspace, image: str, *, user: str, shm_size: str, network: str, gpus: str = "",
          flags: Sequence[str] = ()) -> List[str]:
     """The platform's command line (contract 1.1), with a row's own flags before the image."""
@@ -54,7 +77,7 @@ def argv(engine: Engine, space: Workspace, image: str, *, user: str, shm_size: s
 
 
 def run(engine: Engine, command: Sequence[str], space: Workspace, *, act: str = "", limit: float = 0.0,
-        on_progress: Optional[OnProgress] = None) -> Ended:
+        on_progress: Optional[OnProgress] = None, ready: Optional[Ready] = None) -> Ended:
     """Run a container to its end.
 
     Args:
@@ -62,9 +85,10 @@ def run(engine: Engine, command: Sequence[str], space: Workspace, *, act: str = 
         command: Of `argv`.
         space: The task.
         act: `STOP` or `KILL`: done when the task is in the middle, that is when there is a result, most is done, or after
-            `ACT_AFTER_SECONDS`.
+            `ACT_AFTER_SECONDS`; after `MODEL_SECONDS` with `ready`.
         limit: Seconds after which it is removed; 0: never.
         on_progress: See `launch.OnProgress`.
+        ready: Tells when that is, in the place of the platform's files.
     """
     engine.told(command)
     log, name = space.output / "ymir-executor-out.log", space.task_id
@@ -83,7 +107,7 @@ def run(engine: Engine, command: Sequence[str], space: Workspace, *, act: str = 
                 record = record_of(space)
                 if on_progress is not None:
                     on_progress(record, seconds)
-                if act and acted_at is None and _is_in_the_middle(space, record, seconds):
+                if act and acted_at is None and _is_in_the_middle(space, record, seconds, ready):
                     before, said = time.monotonic(), engine.call(act, name)    # which returns when the container is gone
                     acted_at, act = before if said.status == 0 else None, ""
                 if limit and seconds > limit:
@@ -132,34 +156,38 @@ def _finish(engine: Engine, process: subprocess.Popen[bytes], name: str) -> None
         engine.remove(name)
 
 
-def _is_in_the_middle(space: Workspace, record: Optional[monitor.Record], seconds: float) -> bool:
+def _is_in_the_middle(space: Workspace, record: Optional[monitor.Record], seconds: float, ready: Optional[Ready]) -> bool:
+    if ready is not None:
+        return seconds > MODEL_SECONDS or ready()
     if (space.output / "models" / "result.yaml").exists() or seconds > ACT_AFTER_SECONDS:
         return True
     return record is not None and record.state == _RUNNING and record.percent >= _ACT_AT_PERCENT
 
 
 @contextlib.contextmanager
-def small_output(engine: Engine, space: Workspace, image: str, free: int = _MOST_FREE) -> Iterator[str]:
-    """A volume in memory with the task's prepared output in it, and little left; its content is in `space.root/'full'` afterwards.
+def small_output(engine: Engine, space: Workspace, image: str, free: int = _MOST_FREE, small: Optional[Small] = None) -> Iterator[str]:
+    """A volume in memory with the task's prepared output in it, and little left; its content is in `space.root/FULL` afterwards.
 
     Args:
         engine: Makes it.
         space: The task.
         image: Any with `cat`, `cp` and `chmod`.
         free: Bytes that are left; see `room`.
+        small: Which of it; all by default.
 
     Yields:
-        The volume's name, to be bound at /out.
+        The volume's name, to be bound at `small.seen`.
 
     Raises:
         EngineError: It cannot be made.
     """
-    volume, holder, after = f"{space.task_id}-out", f"{space.task_id}-holder", space.root / "full"
-    holds = [engine.program, "run", "--rm", "-i", "--name", holder, "--user", "0:0", f"-v{volume}:/out", f"-v{space.output}:/before:ro",
+    small = small or Small(space.output, "/out", ("models", "monitor.txt"))
+    volume, holder, after = f"{space.task_id}-out", f"{space.task_id}-holder", space.root / FULL
+    holds = [engine.program, "run", "--rm", "-i", "--name", holder, "--user", "0:0", f"-v{volume}:/out", f"-v{small.folder}:/before:ro",
              f"-v{after}:/after", "--network", "none", "--entrypoint", "cat", image]
     if not engine.dry_run:
         _files.make_folder(after)
-    size = free + _size(space.output)
+    size = free + _size(small.folder)
     _must(engine, "volume", "create", "--opt", "type=tmpfs", "--opt", "device=tmpfs", "--opt", f"o=size={size},mode=0777", volume)
     process = None
     try:
@@ -170,7 +198,7 @@ def small_output(engine: Engine, space: Workspace, image: str, free: int = _MOST
                                        start_new_session=True)
         _wait_for(engine, holder, process)
         _must(engine, "exec", holder, "cp", "-RP", "/before/.", "/out/")
-        _must(engine, "exec", holder, "chmod", "-R", "777", "/out/models", "/out/monitor.txt")
+        _must(engine, "exec", holder, "chmod", "-R", "777", *(f"/out/{name}" for name in small.writable))
         yield volume
         _must(engine, "exec", holder, "cp", "-RP", "/out/.", "/after/")
     finally:

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from ymir_exc import _files
 from ymir_exc._yaml import load
@@ -34,7 +34,7 @@ class ImgMan(NamedTuple):
     faults: Tuple[str, ...]
 
 
-def read(engine: Engine, image: str, folder: Path, wanted_type: Optional[int] = None) -> ImgMan:
+def read(engine: Engine, image: str, folder: Path, wanted_type: Optional[int] = None, options: Sequence[str] = ()) -> ImgMan:
     """Read the manifest and the templates.
 
     Args:
@@ -42,17 +42,18 @@ def read(engine: Engine, image: str, folder: Path, wanted_type: Optional[int] = 
         image: The image.
         folder: Where to keep what was read; made where missing.
         wanted_type: The object type to choose where the manifest lists several; the first when it does not list this one.
+        options: Of `run`, for what is not the platform's way.
     """
     if not engine.dry_run:
         _files.make_folder(folder)
     faults: List[str] = []
-    manifest = _read_one(engine, image, "/img-man/manifest.yaml", folder / "manifest.yaml", faults) or {}
+    manifest = _read_one(engine, image, "/img-man/manifest.yaml", folder / "manifest.yaml", faults, options) or {}
     given = manifest.get("object_type", _DEFAULT_TYPE)
     object_type, below = _choose_type(given, wanted_type, faults)
     templates = {}
     for task in TASKS:
         path = f"/img-man/{below}{task}-template.yaml"
-        found = _read_one(engine, image, path, folder / f"{task}-template.yaml", faults)
+        found = _read_one(engine, image, path, folder / f"{task}-template.yaml", faults, options)
         if found is not None:
             templates[task] = found
     if not templates and not engine.dry_run:
@@ -65,9 +66,9 @@ def cat(engine: Engine, image: str, path: str, *options: str) -> Answer:
     return engine.run(options, image, ["cat", path], timeout=READ_SECONDS)
 
 
-def _read_one(engine: Engine, image: str, path: str, target: Path, faults: List[str]) -> Optional[Dict[str, Any]]:
+def _read_one(engine: Engine, image: str, path: str, target: Path, faults: List[str], options: Sequence[str]) -> Optional[Dict[str, Any]]:
     """One file as a mapping; None where the platform takes it for missing."""
-    said = cat(engine, image, path)
+    said = cat(engine, image, path, *options)
     if engine.dry_run:
         return None
     if said.status:

@@ -8,15 +8,19 @@ from typing import Callable, List, NamedTuple, Optional, Sequence, Tuple
 from ymir_exc.code import ExecutorReturnCode as RC
 from ymir_exc.errors import one_line
 from ymir_exc.host import launch
+from ymir_exc.host.check._opt_ml import is_empty
 from ymir_exc.host.engine import last_word
 from ymir_exc.host.findings import Finding, Severity
 from ymir_exc.host.verify._arrange import BROKEN_NAME
-from ymir_exc.host.verify._container import Ended, record_of
+from ymir_exc.host.verify._container import MODEL_SECONDS, Ended, record_of
 from ymir_exc.host.workspace import Workspace
 
 STOP_STATUS, KILLED = 143, 137
 _REFUSED, _NOT_STARTED = 125, (126, 127)
 _ERROR_STATE = 4
+_NO_TRAIN = ("TI starts the image as `docker run IMAGE train`: put an executable file `train` into /usr/local/bin, its first line `#!` and "
+             "an interpreter that the image has, and chmod 755 it; an image FROM ymir-exc has one")
+_NO_EXEC = re.compile(r"^exec (\S*/)?train: ", re.MULTILINE)    # its interpreter is missing; the status differs between engines
 _TAIL = 5    # lines of the log that the platform shows (contract 8.4)
 
 
@@ -27,15 +31,21 @@ class Case(NamedTuple):
         ended: How its container ended.
         space: Its folders.
         findings: What the checks found in its output.
+        failure: What the file `failure` says, on TI; '' where it says nothing.
+        is_ti: Whether it ran as Tencent TI runs it.
     """
 
     ended: Ended
     space: Workspace
     findings: Sequence[Finding]
+    failure: str = ""
+    is_ti: bool = False
 
     @property
     def told(self) -> str:
-        """All that the platform's user gets to read: the monitor's message and lines, and the end of the log."""
+        """All that the platform's user gets to read: the monitor's message or the file `failure`, and the log's end."""
+        if self.is_ti:
+            return "\n".join([self.failure, *self.tail])
         record = self.ended.record
         lines = [] if record is None else [record.message, *record.lines]
         return "\n".join([*lines, *self.tail])
@@ -48,6 +58,8 @@ class Case(NamedTuple):
     @property
     def reason(self) -> str:
         """The same in one line."""
+        if self.is_ti and self.failure.strip():
+            return one_line(self.failure.strip().splitlines()[0], 200)
         record = self.ended.record
         if record is not None and record.state == _ERROR_STATE and (record.message or record.lines):
             return one_line(record.message or record.lines[0], 200)
@@ -63,6 +75,11 @@ class Case(NamedTuple):
     def has_result(self) -> bool:
         """Whether there is a training result, whole or torn."""
         return (self.space.output / "models" / "result.yaml").exists()
+
+    @property
+    def has_model(self) -> bool:
+        """Whether there is anything in the folder of the models."""
+        return not is_empty(self.space.output / "models")
 
 
 class Fault(NamedTuple):
@@ -81,6 +98,8 @@ def not_judgeable(case: Case, acts: bool, is_small: bool = False) -> Optional[st
         return "it ended with 0, as if all that it writes had fitted into what was left of /out"
     if acts and case.ended.acted is None and case.ended.in_time:
         return f"it ended with {case.ended.status} before it could be stopped: {case.reason}"
+    if case.is_ti and case.ended.acted is not None and case.ended.seconds - case.ended.acted >= MODEL_SECONDS and not case.has_model:
+        return f"it had saved no model when it was stopped after {MODEL_SECONDS:.0f} s, and saved none then"
     return None
 
 
@@ -91,6 +110,12 @@ def always(case: Case) -> Optional[Fault]:
         return Fault(f"it did not end within {ended.seconds:.0f} s", "end in every case; or give it more --timeout")
     if ended.status == _REFUSED:
         return Fault(f"the engine refused: {case.reason}", "mend what it names, such as shm_size in the template, or a CMD that is missing")
+    if case.is_ti and ended.status and (ended.status in _NOT_STARTED or _NO_EXEC.search("\n".join(case.tail))):
+        is_missing = "executable file not found" in case.told
+        what = "there is no executable `train` on the PATH" if is_missing else "`train` cannot be started"
+        return Fault(f"{what}: {case.reason}", _NO_TRAIN)
+    if case.is_ti and ended.status == 0 and case.failure.strip():
+        return Fault(f"it ended with 0 and left output/failure: {case.reason}", "end with a status that is not 0, or do not write the file")
     if ended.status in _NOT_STARTED:
         return Fault(f"the image's command cannot be started: {case.reason}", "its CMD must name a program that every uid may run")
     return None
@@ -142,6 +167,24 @@ def stops(case: Case) -> Optional[Fault]:
     return _whole(case.errors) if case.ended.status == 0 else None
 
 
+def stops_with_model(case: Case) -> Optional[Fault]:
+    """As `stops`, with a model, and a status that is no failure's."""
+    fault = stops(case)
+    if fault is not None:
+        return fault
+    if case.ended.status not in (0, STOP_STATUS):
+        return Fault(f"it was stopped, and ended with {case.ended.status} as if it had failed: {case.reason}",
+                     f"end with {STOP_STATUS} after SIGTERM; `ymir-exc run` does")
+    if not case.has_model:
+        return Fault(f"it ended with {case.ended.status}, and model/ is empty: what it has learnt is lost")
+    return None
+
+
+def does_without_gpu(case: Case) -> Optional[Fault]:
+    """Success on the CPU, or a failure that says that there is no GPU."""
+    return refuses_gpu(case) if case.ended.status else _whole(case.errors)
+
+
 def survives_kill(case: Case) -> Optional[Fault]:
     """A result that is whole or not there, and a monitor.txt that can be read."""
     return _torn(case)
@@ -155,7 +198,7 @@ def worst(found: Sequence[Finding]) -> Optional[Fault]:
 def _failed(case: Case) -> Optional[Fault]:
     if case.ended.status == 0:
         return None
-    code = case.ended.record.return_code if case.ended.record is not None else 0
+    code = case.ended.record.return_code if case.ended.record is not None and not case.failure else 0
     return Fault(f"it ended with {case.ended.status}{f' ({code})' if code else ''}: {case.reason}")
 
 
@@ -169,7 +212,7 @@ def _whole(errors: Sequence[Finding]) -> Optional[Fault]:
 
 def _torn(case: Case) -> Optional[Fault]:
     """What the platform cannot read of a task that did not end in order; it saves what a failed training has left (contract 9)."""
-    if record_of(case.space) is None:
+    if not case.is_ti and record_of(case.space) is None:
         return Fault("monitor.txt is torn: the platform fails the task for good at such a line (150404, 169999)")
     result = [one for one in case.errors if one.rule.code.startswith("T")] if case.has_result else []
     found = _whole(result)

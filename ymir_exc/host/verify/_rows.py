@@ -1,7 +1,7 @@
 """The rows that `--harsh` adds: what is done to a task, what is expected of it, why, and how to mend what fails."""
 from __future__ import annotations
 
-from typing import NamedTuple, Sequence, Tuple
+from typing import Any, Dict, NamedTuple, Sequence, Tuple
 
 from ymir_exc.host.verify import _arrange, _judge
 from ymir_exc.host.verify._arrange import Arrange
@@ -28,6 +28,7 @@ class Row(NamedTuple):
         network: The container's, where it matters.
         is_small: Whether /out is a volume with little space.
         has_no_gpu: Whether the container gets none, also where others do.
+        is_stranger: Whether its uid has no entry in the image, also where others run as root.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Row(NamedTuple):
     network: str = ""
     is_small: bool = False
     has_no_gpu: bool = False
+    is_stranger: bool = False
 
 
 ROWS: Tuple[Row, ...] = (
@@ -95,3 +97,28 @@ ROWS: Tuple[Row, ...] = (
         _arrange.odd_names),
 )
 """In the order in which they run: those of trainings first."""
+
+_ON_TI: Dict[str, Dict[str, Any]] = {
+    "no-home": {"reason": "Nobody says under which uid TI starts an image, and sites that run such images themselves choose one.",
+                "is_stranger": True},
+    "full-disk": {"what": "/opt/ml/model has 64 KiB left, or half of what the training has written",
+                  "reason": "What lies in model/ may be all that is left of a job; a torn result.yaml hides the models that were whole."},
+    "stop": {"expected": "it ends by itself within ten seconds, with 143 or 0, and with a model",
+             "reason": "A job is stopped when its time is up; what it has learnt by then should not be lost.",
+             "remedy": "start the program by exec so that it gets SIGTERM as process 1, and save the model before or when it comes",
+             "judge": _judge.stops_with_model},
+    "kill": {"expected": "result.yaml is whole or not there",
+             "reason": "A machine can be lost at any time, and what lies in model/ may be all that is left of the job.",
+             "remedy": "write result.yaml to a temporary file in the same folder and rename it, after the model's files are whole"},
+    "strings": {"reason": "The console and other clients send a hyper-parameter as text: '8', 'true'."},
+    "odd-folder": {"what": "the images lie in a folder of the channel whose name has blanks, brackets and Chinese letters",
+                   "reason": "A channel has whatever names its files have in the store."},
+    "no-gpu": {"what": "the machine has no GPU", "expected": "it trains on the CPU, or fails and says that there is no GPU",
+               "reason": "A job does not say that it needs a GPU: the program must look whether there is one.",
+               "remedy": "ask whether there is a GPU before it is used, and name it in the error", "judge": _judge.does_without_gpu,
+               "arrange": _arrange.nothing},
+    "falsy-missing": {"reason": "A job names the hyper-parameters that its user has set, and no others."},
+    "odd-names": {"reason": "Files in a store have whatever names their owners gave them."},
+}
+TI_ROWS: Tuple[Row, ...] = tuple(row._replace(**_ON_TI.get(row.name, {})) for row in ROWS)
+"""The same under Tencent TI."""

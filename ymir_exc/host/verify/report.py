@@ -44,6 +44,6 @@ def show(options: Options, rows: Sequence[RowResult], *, as_json: bool) -> None:
         return
     cells = [(row.name, row.status, f"{row.seconds:.1f}", row.why, row.remedy) for row in rows]
     terminal.table(f"{options.image}", ("row", "result", "seconds", "why", "how to mend it"), cells, numbers=(2,))
-    counts = [f"{number} {status}" for status in (PASSED, verify.FAILED, verify.NOT_RUN)
+    counts = [f"{number} {status}" for status in (PASSED, verify.FAILED, verify.NOT_RUN, verify.LEFT_OUT)
               for number in [sum(row.status == status for row in rows)] if number]
     print(f"{', '.join(counts) or 'no row was run'}; the files are in {options.out}")
