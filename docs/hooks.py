@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Match, Tuple
 
 _MARK = re.compile(r"<!-- generated: (\w+) -->")
-_JOIN = re.compile(r"(?<=[\u3000-\u303f\u4e00-\u9fff\uff00-\uffef])\n(?=[\u3000-\u303f\u4e00-\u9fff\uff00-\uffef])")
-"""A line that ends in Chinese, and goes on: HTML would show the break as a blank."""
+_JOIN = re.compile(r"(?<=[\u3000-\u303f\u4e00-\u9fff\uff00-\uffef])\n *(?=[\u3000-\u303f\u4e00-\u9fff\uff00-\uffef])")
+"""A line that ends in Chinese, and goes on, indented in a list: HTML would show the break as a blank."""
 
 _sections: List[Dict[str, str]] = []
 _OTHER = {"en": ("zh", "中文"), "zh": ("en", "English")}

@@ -11,6 +11,8 @@ DOCS = ROOT / "docs"
 LANGUAGES = ("en", "zh")
 PAGES = sorted(path.name for path in (DOCS / "en").glob("*.md"))
 BOTH = [f"{language}/{name}" for language in LANGUAGES for name in PAGES]
+TI_EXAMPLES = ROOT / "tests" / "docker" / "ti_examples"
+"""Programs that pages show literally, and that run in containers."""
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 

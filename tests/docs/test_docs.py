@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import shlex
 
 import pytest
 
@@ -11,12 +12,28 @@ pytest.importorskip("PIL")
 pytest.importorskip("rich")
 pytest.importorskip("jinja2")
 
-from tests.docs.pages import BOTH, DOCS, LANGUAGES, PAGES, ROOT, anchors, code, headings, hooks, inline_code, links, prose, source
+from tests.docs.pages import (
+    BOTH,
+    DOCS,
+    LANGUAGES,
+    PAGES,
+    ROOT,
+    TI_EXAMPLES,
+    anchors,
+    code,
+    headings,
+    hooks,
+    inline_code,
+    links,
+    prose,
+    source,
+)
 from tests.test_api import NAMES
 from tests.test_readme import all_below, without_comments
 from ymir_exc import commands, errors
 from ymir_exc.host.check import all_rules
 from ymir_exc.host.verify import ROWS
+from ymir_exc.platforms.ti._variables import DIALECTS
 
 # ------------------------------------------------------------------------------------------------------------ both languages
 
@@ -125,6 +142,41 @@ def test_variables_of_the_base_image_are_read_somewhere():
         assert f'"{name}"' in text, name
 
 
+INTERNAL = {"YMIR_EXC_SUPERVISED", "YMIR_EXC_FAILURES", "YMIR_EXC_NO_TASK"}    # one of our processes tells another
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_variable_of_ours_is_in_a_table(language):
+    text = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "ymir_exc").rglob("*.py"))
+    rows = "\n".join(line for page in PAGES for line in source(f"{language}/{page}").splitlines() if line.startswith("| `"))
+    read = set(re.findall(r'"(YMIR_EXC_[A-Z_]+)"', text))
+    assert len(read) > 10
+    assert set(re.findall(r"`(YMIR_EXC_[A-Z_]+)`", rows)) == read - INTERNAL
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_examples_of_ti_are_those_that_run_in_containers(language):
+    files = [path for path in TI_EXAMPLES.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    shown = [one.text for one in code(f"{language}/ti-jobs.md")]
+    assert len(files) == 7
+    assert [str(path) for path in files if path.read_text(encoding="utf-8") not in shown] == []
+
+
+def test_the_image_with_a_script_is_the_one_that_runs_in_a_container():
+    text = (TI_EXAMPLES.parent / "plain" / "Dockerfile").read_text(encoding="utf-8")
+    for language in LANGUAGES:
+        assert without_comments(code(f"{language}/tencent-ti.md", "dockerfile")[0].text).strip() == without_comments(text).strip()
+
+
+def test_the_table_of_arguments_is_right():
+    given = {"k": 1}, {"key": True}, {"key": ""}, {"key": None}, {"key": {"a": 1, "b": True}}
+    rows = [line.strip("| ").split(" | ")[1:] for line in source("en/tencent-ti.md").partition("| | `ti` |")[2].splitlines()[3:8]]
+    for values, cells in zip(given, rows):
+        assert len(cells) == 3
+        for dialect, cell in zip(("ti", "sagemaker", "json"), cells):
+            assert DIALECTS[dialect](values) == shlex.split(cell.strip("`"))
+
+
 def test_the_search_knows_every_section():
     html = '<h1 id="one">One &amp; all</h1>\n<p>first <code>&lt;b&gt;</code></p>\n<h2 id="二">二</h2><p>第二</p>'
     assert hooks.sections(html, "en/page.html") == [
@@ -144,5 +196,5 @@ def test_a_site_that_needs_the_network_is_refused(tmp_path):
 
 
 def test_chinese_paragraphs_have_no_blanks_where_lines_end():
-    text = "第一行，\n第二行\nword\n\n```python\n# 注释\nprint()    # 中文\n中文 = 1\n```\n"
-    assert hooks.joined(text) == "第一行，第二行\nword\n\n```python\n# 注释\nprint()    # 中文\n中文 = 1\n```\n"
+    text = "第一行，\n第二行\nword\n\n- 一项\n  还没完\n- 二项\n\n```python\n# 注释\nprint()    # 中文\n中文 = 1\n```\n"
+    assert hooks.joined(text) == "第一行，第二行\nword\n\n- 一项还没完\n- 二项\n\n```python\n# 注释\nprint()    # 中文\n中文 = 1\n```\n"

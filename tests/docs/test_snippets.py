@@ -18,7 +18,7 @@ pytest.importorskip("rich")
 pytest.importorskip("jinja2")
 
 from tests.contract import platform_rules
-from tests.docs.pages import BOTH, PAGES, ROOT, code, hooks, inline_code
+from tests.docs.pages import BOTH, PAGES, ROOT, TI_EXAMPLES, code, hooks, inline_code
 from tests.test_readme import without_comments
 from ymir_exc import commands, env
 from ymir_exc.host import sample, workspace
@@ -50,7 +50,7 @@ def run(program, task, *, status=0):
     """Run a snippet as the task's program, under the supervisor."""
     file = task.root / "program.py"
     file.write_text(program, encoding="utf-8")
-    environ = {**os.environ, "DEFAULT_ENV_FILE_PATH": str(task.env_file)}
+    environ = {**os.environ, "DEFAULT_ENV_FILE_PATH": str(task.env_file), "YMIR_EXC_TI_HOME": str(task.root / "jobs")}
     done = subprocess.run([sys.executable, "-m", "ymir_exc", "run", "--", sys.executable, str(file)], env=environ, cwd=task.root,
                           capture_output=True, text=True, encoding="utf-8", check=False)
     assert done.returncode == status, done.stderr
@@ -58,9 +58,15 @@ def run(program, task, *, status=0):
 
 
 def snippets():
-    """Each Python block of the English pages, and the task that it is written for; those of the Chinese ones are the same."""
+    """Each Python block of the English pages, and the task that it is written for; those of the Chinese ones are the same.
+
+    Without those that start containers, or run in them.
+    """
+    elsewhere = {path.read_text(encoding="utf-8") for path in TI_EXAMPLES.rglob("*.py")}
     for page in PAGES:
         for number, one in enumerate(code(f"en/{page}", "python")):
+            if one.text in elsewhere:
+                continue
             reads_labels = "TRAINING" in one.text or "convert_ymir" in one.text or "write_model_stage" in one.text
             trains = '"training": train' in one.text or reads_labels
             examines = "CANDIDATE" in one.text or "candidates(" in one.text
@@ -151,7 +157,13 @@ def _after_base_image(_, done):
     assert "300103" in done.stderr
 
 
-AFTER = {"quick-start.md": _after_quick_start, "base-image.md": _after_base_image}
+def _after_tencent_ti(folder, done):
+    shown = code("en/tencent-ti.md", "text")[0].text.splitlines()
+    assert done.stdout.splitlines()[:5] == [f"{folder}/job/input/data/train ['--epochs', '3']", "success", *shown[:3]]
+    assert done.stdout.splitlines()[-1] == "MemoryError: the batch is too large"
+
+
+AFTER = {"quick-start.md": _after_quick_start, "base-image.md": _after_base_image, "tencent-ti.md": _after_tencent_ti}
 
 
 def _lines(page):
