@@ -17,6 +17,7 @@ examples:
   ymir-exc run --data my-data --task training -- python my-detector/app/start.py
   ymir-exc run -- python /app/start.py      in /usr/bin/start.sh of an image, after `exec`
 """
+_NPROC_VARIABLE = "YMIR_EXC_NPROC"    # of `commands`, which is not loaded here
 _EXIT_NO_READER = 141    # as a shell tells of SIGPIPE
 _FLAGS = {"-h", "--help", "-q", "--quiet", "-v", "--verbose", "--json", "--overwrite", "--watch"}    # of `run`: its others take a value
 
@@ -54,7 +55,7 @@ def _run(words: List[str]) -> int:
     program: List[str] = []
     if words[:1] == ["run"]:
         options, program = _split(words[1:])
-        if program and not options:    # as in an image: argparse is not to pay for before the program starts
+        if program and not options and not os.environ.get(_NPROC_VARIABLE):    # as in an image: argparse is not to pay for before the program starts
             from ymir_exc import supervisor
             return supervisor.run(program, None)
         words = ["run", *options]

@@ -16,7 +16,7 @@ from ymir_exc import monitor, platforms
 from ymir_exc.code import ExecutorReturnCode as RC
 from ymir_exc.errors import ConfigError, Failure
 from ymir_exc.platforms.base import Outcome
-from ymir_exc.platforms.ti import TiPlatform, _report
+from ymir_exc.platforms.ti import TiPlatform, _config, _report
 
 SHOW = ("import argparse, json, os, sys\np = argparse.ArgumentParser()\np.add_argument('--lr', type=float)\n"
         "p.add_argument('--train', default=os.environ['TM_CHANNEL_TRAIN'])\np.add_argument('--model', default=os.environ['TM_MODEL_DIR'])\n"
@@ -103,6 +103,17 @@ def test_requirements_are_installed_only_when_asked(job, train, tmp_path):
     job.file("code/requirements.txt", "no")
     done = train.run(*unused(), env=asked)
     assert (done.returncode, done.stdout) == (1, b"pip install --no-input\n")
+
+
+def test_requirements_are_installed_once_for_several_processes(job, train, tmp_path):
+    (tmp_path / "pip.py").write_text("print('installs')")
+    job.file("code/requirements.txt", "x")
+    job.file("code/a.sh", "echo a $*")
+    job.hyper(ti_program="a.sh", b="1")
+    code = "import sys; from ymir_exc import supervisor; sys.exit(supervisor.run(['true'], before=['echo', 'launched:']))"
+    environment = {**train.environment(), "YMIR_EXC_TI_INSTALL": "1", "PYTHONPATH": f"{tmp_path}:{train.environment()['PYTHONPATH']}"}
+    found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, timeout=90).stdout.splitlines()
+    assert found[0] == b"installs" and found[1].startswith(b"launched: ") and found[1].endswith(b"/a.sh --b 1")
 
 
 def test_words_before_the_program_stay_before_it(job, train):
@@ -299,3 +310,12 @@ def test_what_train_says_without_any_program(job, train):
     done = train.run(sys.executable, "-m", "ymir_exc.platforms.ti")
     assert done.returncode == 4 and "nothing to run" in last_line(done.stderr)
     assert job.failure().startswith("300001 CONFIG_ERROR: there is nothing to run: the image has no /app/start.py")
+
+
+@pytest.mark.parametrize(("status", "reason", "left"), [
+    (143, "stopped by SIGTERM on algo-2", []), (143, "stopped by SIGTERM of a scheduler", ["failure"]),
+    (1, "stopped by SIGTERM on algo-2", ["failure"])])
+def test_a_stop_on_another_host_is_no_failure(tmp_path, status, reason, left):
+    layout = _config.Layout(str(tmp_path))
+    _report.close_output(layout, "t", Outcome(status, Failure(RC.RC_CMD_CONTAINER_ERROR, reason)))
+    assert [path.name for path in (tmp_path / "output").iterdir() if path.is_file()] == left

@@ -26,6 +26,7 @@ class Prepared(NamedTuple):
         folders: Where the program writes; temporary files of killed writers are swept from there at the end.
         argv: The program to start instead of the one that was given; None to start that.
         arguments: What is appended to either.
+        setup: Words that go before all others, a launcher's too: what is done once, and then becomes the rest.
         cwd: The program's working directory; None for the supervisor's.
         warnings: What the user is to hear of, a line each.
     """
@@ -37,6 +38,7 @@ class Prepared(NamedTuple):
     folders: Tuple[str, ...] = ()
     argv: Optional[Tuple[str, ...]] = None
     arguments: Tuple[str, ...] = ()
+    setup: Tuple[str, ...] = ()
     cwd: Optional[str] = None
     warnings: Tuple[str, ...] = ()
 

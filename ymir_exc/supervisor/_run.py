@@ -68,7 +68,7 @@ class Run:
             self.prepared = self.platform.prepare()
         except Exception as e:    # whatever is wrong, the platform is to hear of it
             return self._end(_verdict.of_error(e, EXIT_CONTRACT))
-        self.argv = [*self.before, *(self.prepared.argv or self.argv), *self.prepared.arguments]
+        self.argv = [*self.prepared.setup, *self.before, *(self.prepared.argv or self.argv), *self.prepared.arguments]
         for text in self.prepared.warnings:
             self._warn(text)
         try:

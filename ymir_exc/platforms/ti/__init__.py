@@ -61,7 +61,7 @@ class TiPlatform:
         env_file, variables, warnings = self._translate(layout, job, gpus)
         outputs = _task.outputs(layout)
         return Prepared(env_file, {**told.variables, **variables}, outputs["monitor_file"], self._task_id,
-                        (layout.results, layout.model, layout.output), script.argv, told.arguments, script.cwd,
+                        (layout.results, layout.model, layout.output), script.argv, told.arguments, script.setup, script.cwd,
                         (*problems, *job.warnings, *script.warnings, *told.warnings, *warnings))
 
     def finish(self, outcome: Outcome) -> None:

@@ -23,12 +23,14 @@ class Script(NamedTuple):
         name: As the job names it; '' for the image's own program.
         argv: How to start it; None for the image's own program.
         cwd: Where it is to run; None for wherever the image says.
+        setup: What goes before it, and before a launcher of several of it.
         warnings: What the user is to hear of.
     """
 
     name: str = ""
     argv: Optional[Tuple[str, ...]] = None
     cwd: Optional[str] = None
+    setup: Tuple[str, ...] = ()
     warnings: Tuple[str, ...] = ()
 
 
@@ -46,14 +48,14 @@ def find(layout: Layout, job: Job, environ: Mapping[str, str]) -> Script:
     if not name:
         return Script()
     path, cwd = _place(layout, name, source)
-    argv, warnings = [*_interpreter(path, source), path], []
+    argv, setup, warnings = [*_interpreter(path, source), path], [], []
     requirements = os.path.join(layout.code, _REQUIREMENTS)
     if cwd is not None and os.path.isfile(requirements):
         if environ.get(INSTALL_VARIABLE, "").strip().lower() in ("1", "true", "yes", "on"):
-            argv = [sys.executable, "-m", "ymir_exc.platforms.ti._install", requirements, *argv]
+            setup = [sys.executable, "-m", "ymir_exc.platforms.ti._install", requirements]
         else:
             warnings.append(f"{requirements} is not installed: {INSTALL_VARIABLE}=1 asks for it; an image that has it starts sooner")
-    return Script(name, tuple(argv), cwd, tuple(warnings))
+    return Script(name, tuple(argv), cwd, tuple(setup), tuple(warnings))
 
 
 def _place(layout: Layout, name: str, source: str) -> Tuple[str, Optional[str]]:

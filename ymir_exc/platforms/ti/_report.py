@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 from functools import partial
 from typing import List
 
@@ -59,8 +60,14 @@ def _write_outcome(layout: Layout, outcome: Outcome) -> None:
     if outcome.failure is None:
         if not outcome.recorded:
             _files.write_bytes(os.path.join(layout.output, "success"), b"success\n")
-    elif not outcome.stopped and not _is_written(path):
+    elif not _is_stop(outcome) and not _is_written(path):
         _files.write_bytes(path, failure_text(outcome))
+
+
+def _is_stop(outcome: Outcome) -> bool:
+    """Asked of this host, or of another one, as a launcher on several tells."""
+    reason = outcome.failure.reason if outcome.failure is not None else ""
+    return outcome.stopped or (outcome.status == 128 + signal.SIGTERM and reason.startswith("stopped by SIGTERM on "))
 
 
 def _is_written(path: str) -> bool:
