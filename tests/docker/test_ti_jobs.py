@@ -7,11 +7,13 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import sysconfig
 import tarfile
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -169,6 +171,12 @@ def test_a_host_fails_and_the_others_are_stopped(place):
     assert left_behind(one.latest_training_job) == []
 
 
+def test_one_that_lost_its_peer_ends_first_and_the_peer_is_believed(place):
+    with pytest.raises(JobFailedError, match="host algo-2 ended with status 1: ValueError: the culprit") as failed:
+        estimator(2, mode="lost-peer").fit()
+    assert failed.value.exit_codes == {"algo-1": 1, "algo-2": 1}
+
+
 def test_without_a_failure_file_the_last_words_tell(place):
     with pytest.raises(JobFailedError, match="host algo-1 ended with status 1: ValueError: the learning rate is too large"):
         estimator(mode="fail-silently").fit()
@@ -183,6 +191,13 @@ def test_an_image_without_train(place):
         one.fit()
     assert failed.value.exit_codes == {"algo-1": 127}
     assert left_behind(one.latest_training_job) == []
+
+
+@pytest.mark.parametrize("words,reason", [(["--nonsense"], "unknown flag: --nonsense"), (["--device", "/dev/none"], "no such file")])
+def test_an_engine_that_refuses_says_why(place, words, reason):
+    with pytest.raises(JobFailedError, match=reason) as failed:
+        estimator(session=Session(docker_args=words)).fit()
+    assert "--help" not in failed.value.reason
 
 
 def test_an_image_that_nobody_has(place):
@@ -302,7 +317,7 @@ def test_the_runner_outlives_who_began_the_job(place):
 
 
 def test_a_runner_that_was_killed(place):
-    one = estimator(2, mode="deaf")
+    one = estimator(2, mode="half")
     one.fit(wait=False)
     job = one.latest_training_job
     until(lambda: printed(job).count("ready") == 2)
@@ -310,8 +325,12 @@ def test_a_runner_that_was_killed(place):
     assert len(left_behind(job)) == 3
     until(lambda: not job.folder.is_held())
     listed = next(found for found in Session().list_training_jobs() if found.name == job.name)
-    assert listed.status == "Failed" and "was killed" in listed.describe()["FailureReason"]
-    assert left_behind(job) == []
+    told = listed.describe()
+    assert listed.status == "Failed" and "was killed" in told["FailureReason"]
+    assert [row["Status"] for row in told["SecondaryStatusTransitions"]] == ["Starting", "Training", "Uploading", "Failed"]
+    assert left_behind(job) == [] and not job.folder.hosts.exists()
+    collected = {"algo-1.pt": "of algo-1", "algo-2.pt": "of algo-2", "half.pt": "half of algo-1"}
+    assert members(one.model_data) == collected    # by the one who looked
     with pytest.raises(JobFailedError, match="was killed"):
         job.wait()
     assert "ready" in printed(Estimator.attach(job.name).latest_training_job)
@@ -368,7 +387,6 @@ def build(name, folder, base):
     ("custom_image", "my-training", "algo-1 | epoch 1 of 2: 3 lines\nalgo-1 | epoch 2 of 2: 3 lines\n"),
     ("pytorch", "my-pytorch", "algo-1 | epoch 3: loss "), ("tensorflow", "my-tensorflow", "algo-2 | train: ['numbers.txt']\n")])
 def test_the_examples(place, example, image, out):
-    import shutil
     name = f"{IMAGE}:{example.replace('_', '-')}"
     own = EXAMPLES / example if example == "custom_image" else Path(__file__).with_name("ti_image")
     if example == "pytorch" and engine("image", "inspect", DEMO).returncode:
@@ -392,13 +410,12 @@ def test_the_examples(place, example, image, out):
 # ------------------------------------------------------------------------------------------------------------- owners, tensorboard
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
-def test_outputs_belong_to_a_caller_who_is_not_root(place, tmp_path):
-    for folder in (place, tmp_path, *tmp_path.parents):
-        if len(folder.parts) > 2:
-            folder.chmod(folder.stat().st_mode | 0o055)
-    mine = tmp_path / "mine"
-    mine.mkdir()
-    os.chown(mine, 1234, 1235)
+def test_outputs_belong_to_a_caller_who_is_not_root(place, request):
+    mine = Path(tempfile.mkdtemp(prefix="test-ti-"))    # pytest's own is for its user alone
+    request.addfinalizer(lambda: shutil.rmtree(mine))
+    shutil.copytree(place / "data 数据", mine / "data 数据")
+    for path in (mine, *mine.rglob("*")):
+        os.chown(path, 1234, 1235)
     socket = Path(os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")[len("unix://"):])
     if not all(os.stat(folder).st_mode & 0o001 for folder in socket.parents) or not os.access(socket, os.W_OK):
         pytest.skip("the engine is for root alone")
@@ -418,7 +435,7 @@ def test_outputs_belong_to_a_caller_who_is_not_root(place, tmp_path):
     os.chmod(socket, before.st_mode | 0o060)
     try:
         done = as_somebody(python, "from ymir_exc.ti.estimator import Estimator\n"
-                                   f"Estimator({IMAGE!r}, 'role', 2, 'local').fit({str(place / 'data 数据')!r})")
+                                   f"Estimator({IMAGE!r}, 'role', 2, 'local').fit('data 数据')")
     finally:
         os.chown(socket, before.st_uid, before.st_gid)
         os.chmod(socket, before.st_mode & 0o7777)

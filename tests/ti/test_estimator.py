@@ -103,6 +103,22 @@ def test_the_command_lines(place, dry, tools):
     assert dry.told[0].startswith("docker network create") and dry.told[-1].startswith("docker network rm")
 
 
+def test_the_name_of_a_container_fits_into_a_domain_name(place, dry):
+    """An engine that cannot tell it lets whoever asks for it, as torch does, wait for ten seconds."""
+    Estimator("i", "role", 12, "local", ti_session=dry).fit(job_name="j" * 60)
+    names = [values_of(words, "--name")[0] for words in runs(dry.told)]
+    assert len(set(names)) == 12 and max(map(len, names)) == 63 and all(name.endswith(f"-algo-{n + 1}") for n, name in enumerate(names))
+
+
+@pytest.mark.parametrize(("seconds", "grace"), [(120, "118"), (3, "1.5")])
+def test_a_supervisor_in_the_container_grants_what_the_session_does(place, dry, seconds, grace):
+    dry.stop_timeout = seconds
+    Estimator("i", ti_session=dry).fit()
+    Estimator("i", envs={"YMIR_EXC_GRACE": 7}, ti_session=dry).fit()
+    told = [[value for value in values_of(words, "--env") if "GRACE" in value] for words in runs(dry.told)]
+    assert told == [[f"YMIR_EXC_GRACE={grace}"], ["YMIR_EXC_GRACE=7"]]
+
+
 def test_a_mount_of_any_name(place, dry):
     (place / 'a, "b":c').mkdir()
     Estimator("i", ti_session=dry).fit('a, "b":c')
@@ -137,6 +153,24 @@ def test_fewer_gpus_than_hosts(place, dry):
     dry.gpus = "0"
     with pytest.raises(NoGpuError):
         Estimator("i", "r", 2, "local_gpu", ti_session=dry).fit()
+
+
+def test_a_second_job_gets_the_gpus_that_are_left(place, tools, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    tools("nvidia-smi", "printf '0\\n1\\n'")
+    tools("docker", 'case "$1" in info|version) exit 0;; image) echo "[{}]";; network) sleep 4; exit 1;; *) exit 1;; esac')
+    first = Estimator("i", "r", 1, "local_gpu", ti_session=Session(gpus="1"))
+    first.fit(job_name="first", wait=False)
+    second = Estimator("i", "r", 1, "local_gpu")
+    second.fit(job_name="second", wait=False)
+    assert second.latest_training_job.spec().gpus == [["0"]]
+    with pytest.raises(NoGpuError, match="GPU 0, 1 in use by job first, second"):
+        second.fit(job_name="third", wait=False)
+    Estimator("i").fit(job_name="fourth", wait=False)    # without GPUs
+    assert sorted(job.name for job in Session().list_training_jobs()) == ["first", "fourth", "second"]
+    for job in Session().list_training_jobs():
+        job.follow(logs=False)
+    assert Session().home.gpus_in_use() == {}
 
 
 def test_mistakes_are_told_before_anything_is_made(place, tools):

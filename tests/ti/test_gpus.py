@@ -37,3 +37,15 @@ def test_what_cuda_leaves(tools, monkeypatch, visible, seen):
 def test_a_driver_that_does_not_work(tools, script):
     tools("nvidia-smi", script)
     assert _gpus.machine_gpus() == []
+
+
+def test_what_living_jobs_have_is_left_to_them(tools, monkeypatch, caplog):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    tools("nvidia-smi", FOUR)
+    used = {"0": "j", "2": "k"}
+    assert _gpus.split("local_gpu", 2, None, used) == [["1"], ["3"]]
+    for kind in ("local_gpu", "TI.GN10X"):    # nobody wants to find out days later that it ran without
+        with pytest.raises(NoGpuError, match=r"GPU 0, 2 in use by job j, k: what is left is 2 for train_instance_count 3"):
+            _gpus.split(kind, 3, None, used)
+    assert _gpus.split("local", 3, None, used) == [[], [], []] and not caplog.messages
+    assert _gpus.split("local_gpu", 1, "0,1", used) == [["0", "1"]] and "job j uses GPU 0 too" in caplog.text

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,8 @@ import pytest
 from ymir_exc.errors import ArgumentError, ConfigError, DatasetError
 from ymir_exc.ti._inputs import channels, encoded, environment, program
 from ymir_exc.ti._stores import clean_key, local_path, split_cos
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_hyperparameters_are_encoded_once():
@@ -20,6 +25,26 @@ def test_hyperparameters_are_encoded_once():
 def test_what_json_cannot_say_is_refused(value):
     with pytest.raises(ArgumentError, match="'rate'"):
         encoded({"rate": value})
+
+
+def test_numbers_and_arrays_of_numpy_are_sent_as_such(place):
+    numpy = pytest.importorskip("numpy")
+    values = {"n": numpy.int64(3), "x": numpy.float32(0.5), "all": [numpy.bool_(True)], "row": numpy.arange(3)}
+    assert encoded(values) == {"n": "3", "x": "0.5", "all": "[true]", "row": "[0, 1, 2]"}
+    with pytest.raises(ArgumentError, match="'x'"):
+        encoded({"x": numpy.float32("nan")})
+
+
+def test_a_long_value_is_sent_whole_and_told_short():
+    assert encoded({"a": "x" * 10**6}) == {"a": '"%s"' % ("x" * 10**6)}
+    with pytest.raises(ArgumentError) as refused:
+        encoded({"a": {"x" * 10**6}})
+    assert len(str(refused.value)) < 500
+    deep = []
+    for _ in range(100000):
+        deep = [deep]
+    with pytest.raises(ArgumentError):
+        encoded({"a": deep})
 
 
 @pytest.mark.parametrize("name", [1, "", None])
@@ -43,6 +68,24 @@ def test_a_name_with_a_percent_sign_is_taken_as_it_is(place):
     assert local_path("file://50%20").name == "50%20"
     assert local_path("50%20").name == "50%20"
     assert local_path("file://localhost/a/b") == Path("/a/b")
+
+
+def test_a_home_and_a_folder_that_is_gone(place, monkeypatch):
+    (place.parent / "person").mkdir()
+    assert channels("~") == {"training": {"uri": "~", "path": str(place.parent / "person")}}
+    (place / "gone").mkdir()
+    monkeypatch.chdir(place / "gone")
+    (place / "gone").rmdir()
+    for relative in ("x", "file://x", "."):
+        with pytest.raises(ArgumentError, match="working directory that is gone"):
+            local_path(relative)
+    assert local_path(place) == place
+
+
+def test_neither_file_nor_folder(place):
+    os.mkfifo("pipe")
+    with pytest.raises(DatasetError, match="neither a file nor a folder"):
+        channels("pipe")
 
 
 @pytest.mark.parametrize("inputs,kind", [("nothing", DatasetError), ({"a": "file:///nothing"}, DatasetError), ({"a": 1}, ArgumentError),
@@ -79,6 +122,8 @@ def test_keys(key, clean):
 
 def test_environment():
     assert environment({"A": 1, "B": "x=y"}) == {"A": "1", "B": "x=y"}
+    with pytest.raises(ArgumentError, match="longer than 128 KiB"):
+        environment({"A": "字" * 50000})
     for name in ("", "A=B", "A\0"):
         with pytest.raises(ArgumentError):
             environment({name: "x"})
@@ -107,3 +152,23 @@ def test_programs_that_will_not_do(place, entry, source, word):
     (place / "data" / "out.txt").symlink_to(place / "b.py")
     with pytest.raises(ArgumentError, match=word):
         program(entry, source)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_a_folder_that_may_not_be_looked_into(place):
+    (place / "data").chmod(0o700)
+    program = f"""if True:
+        import os
+        from ymir_exc.errors import DatasetError
+        from ymir_exc.ti import _inputs, session
+        os.setuid(1234)
+        try:
+            _inputs.channels({str(place / "data" / "a.txt")!r})
+        except DatasetError as e:
+            print(e)
+        session.output_of({str(place / "data" / "out")!r})"""
+    for folder in (place, *place.parents):
+        if len(folder.parts) > 2:
+            folder.chmod(folder.stat().st_mode & ~0o077)
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "cannot be looked at: Permission denied" in done.stdout, done.stderr

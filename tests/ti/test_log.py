@@ -147,6 +147,18 @@ def test_many_lines_in_pieces_of_any_size(tmp_path):
         assert shown == b"".join(b"a | " + line + b"\n" for line in text.replace(b"\r\n", b"\n").split(b"\n")[:-1])
 
 
+def test_a_record_of_which_a_power_cut_left_zeros(tmp_path):
+    (tmp_path / "log").write_bytes(b"0 4\nabcd\n" + b"\0" * 100 + b"\n")
+    assert list(Reader(tmp_path / "log").new()) == [(0, b"abcd")]
+    (tmp_path / "log").write_bytes(b"0 4\nabcd\nx y\nabcd\n")
+    assert list(Reader(tmp_path / "log").new()) == [(0, b"abcd")]
+
+
+def test_whole_lines_beside_a_bar_and_a_begun_line():
+    shown = paint([(0, b"1\n2\n"), (0, b"half"), (1, b"3\n4\nha"), (0, b" and\n5\n"), (1, b"lf\r6\n")], File())
+    assert shown == b"a  | 1\na  | 2\nbb | 3\nbb | 4\na  | half and\na  | 5\nbb | half\nbb | 6\n"
+
+
 def test_a_closed_pipe_is_the_readers_affair():
     program = "from ymir_exc.ti._log import Painter; import sys; p = Painter(['a']); p.feed(0, b'x\\n'); p.close()"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout == b"a | x\n"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ymir_exc.errors import ArgumentError
+from ymir_exc.errors import ArgumentError, StorageError
 from ymir_exc.ti import _names, _outputs, _record
 from ymir_exc.ti._record import Folder, Home, Spec, State, default_home
 from ymir_exc.ti.errors import UnknownJobError
@@ -101,6 +101,101 @@ def test_a_dead_runner_is_told(tmp_path, monkeypatch):
     state = TrainingJob.find("j", home).state()
     assert state.status == "Failed" and "was killed" in state.reason and "docker does not answer" in state.reason
     assert state.transitions[-1]["EndTime"] >= state.transitions[-1]["StartTime"]
+
+
+def test_a_folder_that_was_there_before_keeps_its_rights(tmp_path):
+    (tmp_path / "shared").mkdir(mode=0o755)
+    (tmp_path / "shared").chmod(0o1777)
+    _, fd = Home(tmp_path / "shared").create(iter(["j"]), fill)
+    os.close(fd)
+    assert (tmp_path / "shared").stat().st_mode & 0o7777 == 0o1777 and (tmp_path / "shared" / "jobs").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_home_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="set YMIR_EXC_TI_HOME"):
+        Home(tmp_path / "file").create(iter(["j"]), fill)
+    assert Home(tmp_path / "file").all() == []
+
+
+def test_gpus_belong_to_one_living_job(tmp_path):
+    home, seen = Home(tmp_path), []
+    assert home.gpus_in_use() == {}
+
+    def share(used):
+        seen.append(dict(used))
+        return [["0"], ["1"]] if not used else [[]]
+
+    _, one = home.create(iter(["j"]), fill, share)
+    _, two = home.create(iter(["k"]), fill, share)
+    assert seen == [{}, {"0": "j", "1": "j"}]
+    home.find("j").write_state(State(status="Completed"))    # and the runner still clears up
+    assert home.gpus_in_use() == {}
+    home.find("j").write_state(State())
+    assert home.gpus_in_use() == {"0": "j", "1": "j"}
+    os.close(one)    # it was killed
+    assert home.gpus_in_use() == {}
+    os.close(two)
+    with pytest.raises(ZeroDivisionError):
+        home.create(iter(["l"]), fill, lambda _: [[str(1 // 0)]])
+    assert not list(home.jobs.glob(".new-*"))
+
+
+def test_two_who_choose_at_once_get_different_gpus(tmp_path):
+    home, fds = Home(tmp_path), []
+
+    def share(used):
+        time.sleep(0.05)
+        return [[str(len(used))]]
+
+    threads = [threading.Thread(target=lambda n=n: fds.append(home.create(iter([f"j{n}"]), fill, share)[1])) for n in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(home.gpus_in_use()) == ["0", "1", "2", "3", "4"]
+    for fd in fds:
+        os.close(fd)
+
+
+def test_a_clock_that_is_set_back(monkeypatch):
+    state, times = State(), iter([100.0, 50.0, 60.0])
+    monkeypatch.setattr(_record.time, "time", lambda: next(times))
+    for name in ("Starting", "Training", "Completed"):
+        state.enter(name)
+    assert [(row["StartTime"], row.get("EndTime")) for row in state.transitions] == [(100, 100), (100, 100), (100, None)]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+def test_the_end_is_told_on_a_full_disk(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "none", str(disk)], check=False).returncode:
+        pytest.skip("nothing may be mounted here")
+    try:
+        folder, fd = Home(disk).create(iter(["j"]), fill)
+        with pytest.raises(OSError, match="No space"), (disk / "filler").open("wb", buffering=0) as f:
+            while f.write(b"x" * 1024):
+                pass
+        state = folder.state()
+        for name in ("Training", "Uploading", "Failed"):
+            state.enter(name, "因" * 200)
+        state.status, state.reason = "Failed", "因" * 1024
+        folder.write_state(state)
+        assert folder.state() == state
+        os.close(fd)
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_a_job_of_somebody_else_is_told_and_left_alone(tmp_path):
+    folder, fd = Home(tmp_path).create(iter(["j"]), fill)
+    os.close(fd)
+    os.chown(folder.path, 1234, 1234)
+    kept = (folder.path / "state.json").read_bytes()
+    assert TrainingJob.find("j", Home(tmp_path)).status == "Failed"
+    assert (folder.path / "state.json").read_bytes() == kept
 
 
 def test_the_lock_is_inherited(tmp_path):

@@ -1,7 +1,7 @@
 """Which GPUs the hosts of a job get.
 
-`local` gets none. `local_gpu` gets all of this machine, or those the session names. A type of the cloud gets what there is, and runs
-without where there are too few, because the same program is to run on any machine.
+`local` gets none. `local_gpu` gets all of this machine that no other job of this user has, or those the session names. A type of the
+cloud gets the same, and runs without where the machine has too few, because the same program is to run on any machine.
 """
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import os
 import re
 import shutil
 import subprocess
-from typing import List, Optional
+from types import MappingProxyType
+from typing import List, Mapping, Optional
 
 from ymir_exc.errors import NoGpuError
 
@@ -34,16 +35,17 @@ def machine_gpus() -> List[str]:
     return [part.strip() for part in visible.split(",") if part.strip() in found]
 
 
-def split(instance_type: str, hosts: int, given: Optional[str]) -> List[List[str]]:
+def split(instance_type: str, hosts: int, given: Optional[str], used: Mapping[str, str] = MappingProxyType({})) -> List[List[str]]:
     """Equal shares, none of them in two: ranks must be equal in number on each host, so what is left over is not used.
 
     Args:
         instance_type: As the user gave it.
         hosts: How many.
         given: Indices such as '0,1' in place of all that the machine has; '' for none.
+        used: Those that living jobs have, and which; only those that are given are used a second time.
 
     Raises:
-        NoGpuError: `local_gpu`, and there are fewer GPUs than hosts.
+        NoGpuError: `local_gpu`, and there are fewer GPUs than hosts; or there would be enough, were they not in use.
     """
     none: List[List[str]] = [[] for _ in range(hosts)]
     if instance_type == LOCAL:
@@ -56,5 +58,14 @@ def split(instance_type: str, hosts: int, given: Optional[str]) -> List[List[str
         if gpus:
             _LOG.warning("%d GPUs for %d hosts: the job runs without", len(gpus), hosts)
         return none
+    taken = [gpu for gpu in gpus if gpu in used]
+    if taken and given is not None:
+        _LOG.warning("job %s uses GPU %s too", used[taken[0]], taken[0])
+    elif taken:
+        gpus = [gpu for gpu in gpus if gpu not in used]
+        if len(gpus) < hosts:
+            raise NoGpuError(f"GPU {', '.join(taken)} in use by job {', '.join(sorted({used[gpu] for gpu in taken}))}: what is left is "
+                             f"{len(gpus)} for train_instance_count {hosts}",
+                             hint=f"wait for it or stop it; Session(gpus={','.join(taken)!r}) uses them together with it")
     share = len(gpus) // hosts
     return [gpus[n * share:(n + 1) * share] for n in range(hosts)]

@@ -3,6 +3,8 @@ from __future__ import annotations
 
 import json
 import os
+import reprlib
+import stat
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional, Tuple, Union
 
@@ -14,6 +16,7 @@ Place = Union[str, "os.PathLike[str]"]
 Inputs = Union[None, Place, Mapping[str, Place]]
 
 DEFAULT_CHANNEL = "training"
+_WORD_LIMIT = 1 << 17    # of one word of a command line, Linux
 
 
 def channels(inputs: Inputs) -> Dict[str, Dict[str, str]]:
@@ -44,13 +47,21 @@ def _channel(name: str, place: Place) -> Dict[str, str]:
         _cos.account()
         return {"uri": uri, "path": ""}
     path = local_path(uri)
-    if not path.exists():
-        raise DatasetError(f"channel {name!r}: {path} does not exist", hint="give a file or a folder of this machine")
+    wrong = ""
+    try:
+        if not os.path.isdir(path) and not stat.S_ISREG(os.stat(path).st_mode):
+            wrong = "is neither a file nor a folder"
+    except FileNotFoundError:
+        wrong = "does not exist"
+    except OSError as e:
+        wrong = f"cannot be looked at: {e.strerror}"
+    if wrong:
+        raise DatasetError(f"channel {name!r}: {path} {wrong}", hint="give a file or a folder of this machine")
     return {"uri": uri, "path": os.path.realpath(path)}
 
 
 def encoded(values: Mapping[str, Any]) -> Dict[str, str]:
-    """Hyper-parameters as they are sent: each value as JSON, one level.
+    """Hyper-parameters as they are sent: each value as JSON, one level; numbers and arrays of numpy as Python's own.
 
     Raises:
         ArgumentError: A name that is no text, or a value that JSON cannot say.
@@ -60,23 +71,36 @@ def encoded(values: Mapping[str, Any]) -> Dict[str, str]:
         if not isinstance(name, str) or not name:
             raise ArgumentError(f"{name!r} cannot be the name of a hyper-parameter", hint="names are text")
         try:
-            made[name] = json.dumps(value, allow_nan=False)
-        except (TypeError, ValueError) as e:
-            raise ArgumentError(f"hyper-parameter {name!r} is {value!r}, which JSON cannot say: {e}",
+            made[name] = json.dumps(value, allow_nan=False, default=plain)
+        except (TypeError, ValueError, RecursionError) as e:
+            raise ArgumentError(f"hyper-parameter {name!r} is {reprlib.repr(value)}, which JSON cannot say: {e}",
                                 hint="numbers (nan and inf as text), text, true, false, null, lists and dicts") from e
     return made
+
+
+def plain(value: Any) -> Any:
+    """What JSON does not know, as what it knows: arrays and numbers of numpy and its like.
+
+    Raises:
+        TypeError: It is nothing of that kind.
+    """
+    if not hasattr(value, "tolist"):
+        raise TypeError(f"{type(value).__name__} is of no kind that JSON has")
+    return value.tolist()
 
 
 def environment(envs: Optional[Mapping[str, Any]]) -> Dict[str, str]:
     """Variables for the containers.
 
     Raises:
-        ArgumentError: A name that no variable can have.
+        ArgumentError: A name that no variable can have, or a value that no command line can hold.
     """
     made = {str(name): str(value) for name, value in (envs or {}).items()}
     for name, value in made.items():
         if not name or "=" in name or "\0" in name + value:
             raise ArgumentError(f"{name!r} cannot be the name of an environment variable", hint="no '=' and no NUL")
+        if len(os.fsencode(f"{name}={value}")) >= _WORD_LIMIT:
+            raise ArgumentError(f"the environment variable {name!r} is longer than {_WORD_LIMIT >> 10} KiB", hint="hand it in as a file")
     return made
 
 

@@ -3,16 +3,29 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
+import os
 import shutil
+import stat
 from pathlib import Path
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Sequence, Set, Tuple
 
 from ymir_exc import _files
+from ymir_exc.errors import StorageError
+from ymir_exc.supervisor._run import GRACE_VARIABLE
 from ymir_exc.ti._record import Folder, Spec
 
 ROOT = "/opt/ml"
 LABEL = "ymir-exc.ti"
 CODE = f"{ROOT}/code"
+_LOG = logging.getLogger(__name__)
+
+_LABEL_CHARACTERS = 63
+"""What a container's name may have at most. The engine cannot tell a longer one to whoever asks for the name of an address, as torch does
+on each connection: it then waits for ten seconds."""
+
+_LAST_SECONDS = 2
+"""Of the time after a stop, what a supervisor in the container needs for its own words when the program has used up its share."""
 
 
 def hosts_of(count: int) -> List[str]:
@@ -27,8 +40,9 @@ def network(spec: Spec) -> str:
 
 def container(spec: Spec, host: str) -> str:
     """A host's container: unique to the job, and recognised by a person who lists containers."""
-    told = "".join(c for c in spec.name if c.isascii())
-    return f"ymir-ti-{spec.unique}-{told.strip('_-')[:40]}-{host}" if told.strip("_-") else f"ymir-ti-{spec.unique}-{host}"
+    before, after = f"ymir-ti-{spec.unique}-", f"-{host}"
+    told = "".join(c for c in spec.name if c.isascii()).strip("_-")[:_LABEL_CHARACTERS - len(before) - len(after)].rstrip("_-")
+    return f"{before}{told}{after}" if told else f"{before}{host}"
 
 
 # ----------------------------------------------------------------------------------------------------------------- the files
@@ -68,12 +82,50 @@ def _write(config: Path, spec: Spec, host: str) -> None:
         _files.write_bytes(config / name, data, sync=False)
 
 
-def copy_code(source: Path, target: Path) -> None:
-    """The user's program as it is now; links stay links, as in the archive that the cloud gets."""
-    if source.is_dir():
-        shutil.copytree(source, target, symlinks=True, ignore=shutil.ignore_patterns("__pycache__", ".git"))
-    else:
+def copy_code(source: Path, target: Path, jobs: Sequence[Path] = (), output: str = "") -> None:
+    """The user's program as it is now; links stay links, as in the archive that the cloud gets.
+
+    Args:
+        source: Its file or folder.
+        target: The folder of the copy.
+        jobs: Folders that hold jobs, which would be copied into themselves.
+        output: Where jobs leave their archives, which are no part of the program.
+
+    Raises:
+        StorageError: A file cannot be read, or there is no room.
+    """
+    if not source.is_dir():
         _files.copy_file(source, target / source.name)
+        return
+    top = os.path.realpath(source)
+    ours = {os.path.realpath(path) for path in jobs}
+
+    def ignored(folder: str, names: List[str]) -> Set[str]:
+        at_output = bool(output) and os.path.realpath(folder) == os.path.realpath(output)
+        return {name for name in names if name in ("__pycache__", ".git") or _is_left_out(os.path.join(folder, name), top, ours, at_output)}
+
+    try:
+        shutil.copytree(source, target, symlinks=True, ignore=ignored)
+    except shutil.Error as e:
+        _, _, why = e.args[0][0]
+        raise StorageError(f"source_dir {source} cannot be copied: {why}", hint="each file in it must be readable") from e
+    except OSError as e:
+        raise _files.storage_error(target, e) from e
+
+
+def _is_left_out(path: str, top: str, ours: Set[str], at_output: bool) -> bool:
+    """Of what lies in the user's folder; what the program may miss is told."""
+    mode = os.lstat(path).st_mode
+    if stat.S_ISLNK(mode):
+        if os.path.isabs(os.readlink(path)) or os.path.commonpath([top, os.path.realpath(path)]) != top:
+            _LOG.warning("%s leads out of source_dir: there is nothing behind it in the container", path)
+    elif stat.S_ISDIR(mode):
+        archives = (os.path.join(path, "output", name) for name in ("model.tar.gz", "output.tar.gz"))
+        return os.path.realpath(path) in ours or (at_output and any(map(os.path.isfile, archives)))
+    elif not stat.S_ISREG(mode):
+        _LOG.warning("%s is no file, and not handed in", path)
+        return True
+    return False
 
 
 def prepare_mounts(spec: Spec, folder: Folder) -> None:
@@ -132,7 +184,8 @@ def run_words(spec: Spec, folder: Folder, number: int) -> List[str]:
 
 
 def _environment(spec: Spec) -> Dict[str, str]:
-    made = {"TRAINING_JOB_NAME": spec.name, "PYTHONUNBUFFERED": "1"}
+    grace = max(spec.stop_timeout - _LAST_SECONDS, spec.stop_timeout / 2)
+    made = {"TRAINING_JOB_NAME": spec.name, "PYTHONUNBUFFERED": "1", GRACE_VARIABLE: f"{grace:g}"}
     if spec.user:
         made["HOME"] = "/tmp"    # noqa: S108 - of a uid without a name it is / otherwise, where nobody may write
     return {**made, **spec.envs}

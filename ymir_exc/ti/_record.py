@@ -3,6 +3,7 @@
 ```
 <home>/jobs/<name>/
 ├── job.json       what was asked for; never changes
+├── gpus.json     those of each host
 ├── state.json     where it stands; replaced in one step
 ├── log            what the containers printed, see `_log`
 ├── lock           held by the runner as long as it lives
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import json
 import os
@@ -29,11 +31,14 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple
 
 from ymir_exc import _files
 from ymir_exc.errors import ArgumentError, StorageError
+from ymir_exc.ti._stores import local_path
 from ymir_exc.ti.errors import UnknownJobError
 
 IN_PROGRESS, COMPLETED, FAILED, STOPPED = "InProgress", "Completed", "Failed", "Stopped"
 STARTING, DOWNLOADING, TRAINING, UPLOADING = "Starting", "Downloading", "Training", "Uploading"
-_NEW = ".new-"
+_NEW, _GPUS = ".new-", "gpus.json"
+_OWN = "set YMIR_EXC_TI_HOME to a folder of your own"
+_STATE_BYTES = 1 << 14    # always, so that the last state has room where the first one had
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +110,7 @@ class State:
 
     def enter(self, secondary: str, message: str = "") -> None:
         """Go on to the next stage."""
-        now = time.time()
+        now = max([time.time(), *(row["StartTime"] for row in self.transitions[-1:])])    # clocks are set back at times
         if self.transitions:
             self.transitions[-1].setdefault("EndTime", now)
         self.secondary = secondary
@@ -143,13 +148,19 @@ class Folder:
 
     def write_spec(self, spec: Spec) -> None:
         """Once, at the beginning."""
-        _write_json(self.path / "job.json", dataclasses.asdict(spec))
+        _files.write_bytes(self.path / "job.json", _json(dataclasses.asdict(spec)))
 
     def write_state(self, state: State) -> None:
         """Replace the state."""
         if state.is_over and state.transitions:
-            state.transitions[-1].setdefault("EndTime", time.time())
-        _write_json(self.path / "state.json", dataclasses.asdict(state))
+            state.transitions[-1].setdefault("EndTime", max(time.time(), state.transitions[-1]["StartTime"]))
+        path, data = self.path / "state.json", _json(dataclasses.asdict(state)).ljust(_STATE_BYTES)
+        try:
+            _files.write_bytes(path, data)
+        except StorageError as e:
+            if e.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            _files.overwrite_bytes(path, data)    # how it ends must be told on a full disk too
 
     def hold(self) -> Optional[int]:
         """Take the lock; the descriptor holds it until it and all its heirs are closed. None if somebody else has it."""
@@ -175,16 +186,24 @@ class Folder:
             os.close(fd)
         return False
 
+    def is_alive(self) -> bool:
+        """Whether it is held, and has not told its end: the runner clears up after that."""
+        if not self.is_held():
+            return False
+        with contextlib.suppress(UnknownJobError):    # no state yet
+            return not self.state().is_over
+        return True
 
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    _files.write_bytes(path, json.dumps(value, indent=1).encode("ascii"))
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, indent=1).encode("ascii")
 
 
 def default_home() -> Path:
     """Where jobs are kept: `YMIR_EXC_TI_HOME`, else the user's folder for states, else a folder of this user alone in the temporary one."""
     given = os.environ.get("YMIR_EXC_TI_HOME")
     if given:
-        return Path(os.path.abspath(os.path.expanduser(given)))
+        return local_path(given)
     state = os.environ.get("XDG_STATE_HOME", "")
     if os.path.isabs(state):    # a relative one counts as unset
         return Path(state) / "ymir-exc" / "ti"
@@ -204,12 +223,14 @@ class Home:
         self.path = path
         self.jobs = path / "jobs"
 
-    def create(self, names: Iterator[str], fill: Callable[[Folder, str], None]) -> Tuple[Folder, int]:
+    def create(self, names: Iterator[str], fill: Callable[[Folder, str], None],
+               share: Callable[[Mapping[str, str]], List[List[str]]] = lambda _: []) -> Tuple[Folder, int]:
         """Make a new job's folder.
 
         Args:
             names: Tried one after the other until one is free.
             fill: Writes the records into the folder, which is told its name.
+            share: Chooses the job's GPUs for each host, and is told those that others use; one job chooses at a time.
 
         Returns:
             The folder, and the descriptor that holds its lock.
@@ -218,18 +239,29 @@ class Home:
             ArgumentError: None was free.
             StorageError: It cannot be written.
         """
-        _files.make_folder(self.jobs)
+        is_new = not self.path.exists()
+        try:
+            _files.make_folder(self.jobs)
+        except StorageError as e:
+            raise StorageError(e.message, hint=_OWN) from e
         if self.path.stat().st_uid != os.geteuid():
-            raise StorageError(f"{self.path} belongs to another user", hint="set YMIR_EXC_TI_HOME to a folder of your own")
-        with contextlib.suppress(OSError):
-            self.path.chmod(0o700)    # environments hold secrets
+            raise StorageError(f"{self.path} belongs to another user", hint=_OWN)
+        for folder in (self.jobs, *([self.path] if is_new else [])):    # environments hold secrets; what was there before is not ours
+            with contextlib.suppress(OSError):
+                folder.chmod(0o700)
         made = Folder(self.jobs / f"{_NEW}{uuid.uuid4().hex}")
         with _files.lock(self.jobs):    # nobody sweeps a folder that is not yet held, nor asks for the lock that we are about to take
             self._sweep()
             _files.make_folder(made.path)
             fd = made.hold()
-        if fd is None:
-            raise StorageError(f"{made.path} cannot be locked", hint="set YMIR_EXC_TI_HOME to a folder on a disk of this machine")
+            if fd is None:
+                raise StorageError(f"{made.path} cannot be locked", hint="set YMIR_EXC_TI_HOME to a folder on a disk of this machine")
+            try:
+                _files.write_bytes(made.path / _GPUS, _json(share(self.gpus_in_use())), sync=False)
+            except BaseException:
+                shutil.rmtree(made.path, ignore_errors=True)
+                os.close(fd)
+                raise
         try:
             for name in names:
                 target = self.jobs / name
@@ -249,6 +281,16 @@ class Home:
             os.close(fd)
             raise
 
+    def gpus_in_use(self) -> Dict[str, str]:
+        """GPU to the living job that has it."""
+        found: Dict[str, str] = {}
+        for path in self.jobs.glob("*") if self.jobs.is_dir() else ():
+            with contextlib.suppress(OSError, ValueError):
+                gpus = [gpu for host in json.loads((path / _GPUS).read_bytes()) for gpu in host]
+                if gpus and Folder(path).is_alive():
+                    found.update(dict.fromkeys(gpus, path.name))
+        return found
+
     def find(self, name: str) -> Folder:
         """A job's folder.
 
@@ -256,14 +298,18 @@ class Home:
             UnknownJobError: There is none of this name.
         """
         folder = Folder(self.jobs / name) if isinstance(name, str) and name and "/" not in name and not name.startswith(".") else None
-        if folder is None or not (folder.path / "job.json").is_file():
+        if folder is None or not os.path.isfile(folder.path / "job.json"):
             raise UnknownJobError(f"there is no job {name!r} in {self.jobs}", hint="Session().list_training_jobs() tells which there are")
         return folder
 
     def all(self) -> List[Folder]:
         """All jobs, the newest first."""
-        folders = [Folder(path) for path in self.jobs.glob("*") if not path.name.startswith(".") and (path / "job.json").is_file()]
-        return sorted(folders, key=lambda folder: (folder.path / "job.json").stat().st_mtime, reverse=True)
+        found = []
+        for path in self.jobs.glob("*"):
+            with contextlib.suppress(OSError):    # forgotten since
+                if not path.name.startswith("."):
+                    found.append(((path / "job.json").stat().st_mtime, path))
+        return [Folder(path) for _, path in sorted(found, reverse=True)]
 
     def _sweep(self) -> None:
         """Delete what was half made when its maker was killed."""

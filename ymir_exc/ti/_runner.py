@@ -8,8 +8,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import json
 import logging
 import os
+import re
 import selectors
 import shutil
 import signal
@@ -17,9 +19,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Iterator, List, NamedTuple, Optional, Tuple
 
-from ymir_exc.errors import Stopped, YmirError, classify_text, one_line
+from ymir_exc.errors import Stopped, YmirError, classify_text, is_lost_peer, one_line
 from ymir_exc.host.engine import Engine
 from ymir_exc.host.launch import EngineError, tail
 from ymir_exc.ti import _log, _outputs, _plan, _record, _stores
@@ -28,6 +30,11 @@ from ymir_exc.ti._record import Folder, Spec, State
 PEER_SECONDS = 5
 """What the other hosts are given to end when one has failed."""
 
+SETTLE_SECONDS = 1.0
+"""What they are given before that, because one that has lost its peer may end a moment before the peer does."""
+
+_BEFORE = re.compile(r"^(?:host \S+ ended with status \S+ |\d{6} \w+: |rank \d+(?: on \S+)?: )*")
+_HELP = re.compile(r"\s*(?:^Usage: .*\s*)?^(?:Run|See) '.* --help'.*\s*\Z", re.MULTILINE)    # after what the engine itself has to say
 _PATIENCE = 30.0    # beyond a container's own time, before it is ended by force
 _TAIL = 1 << 14
 _LOG = logging.getLogger(__name__)
@@ -63,6 +70,30 @@ class _Signals:
             self.interrupts = False
 
 
+class End(NamedTuple):
+    """What the engine knows of a container's end: exit status, whether the kernel killed it, and when, in an order as of numbers."""
+
+    code: Optional[int] = None
+    killed: bool = False
+    moment: str = ""    # one that never ran failed before all others
+
+
+def inspect(engine: Engine, container: str) -> End:
+    """Of a container that has ended; nothing is known of one that runs, or that there is not."""
+    said = engine.call("container", "inspect", "--format", "{{json .State}}", container)
+    with contextlib.suppress(ValueError, TypeError, AttributeError, KeyError):
+        found = json.loads(said.stdout)
+        if not said.status and not found["Running"]:
+            seconds, _, fraction = re.sub(r"(Z|[+-]\d\d:\d\d)$", "", str(found["FinishedAt"])).partition(".")
+            return End(int(found["ExitCode"]), bool(found["OOMKilled"]), f"{seconds}.{fraction:<09}")    # the year 1 when it never ran
+    return End()
+
+
+def says_lost_peer(reason: str) -> bool:
+    """Whether it complains of a lost peer, after what launchers, supervisors and this runner put before."""
+    return is_lost_peer(_BEFORE.sub("", reason))
+
+
 class _Host:
     """One container, through the engine's client that is attached to it."""
 
@@ -89,6 +120,7 @@ class Runner:
         self.first_failed: Optional[_Host] = None
         self.out_of_time = False
         self._hosts: List[_Host] = []
+        self._failed: List[_Host] = []    # those that were not stopped
         self._end: Tuple[str, str] = (_record.FAILED, "it was not begun")
 
     def run(self) -> None:
@@ -109,7 +141,7 @@ class Runner:
             self._decide(_record.FAILED, f"{type(e).__name__}: {e}")
         finally:
             self._clear()
-        self._collect()
+        conclude(self.engine, self.spec, self.folder, self.state, *self._end)
 
     def _go(self, secondary: str, message: str = "") -> None:
         self.state.enter(secondary, message)
@@ -172,7 +204,7 @@ class Runner:
         self._judge()
 
     def _watch(self, ready: selectors.BaseSelector, log: _log.Writer) -> None:
-        ends = time.monotonic() + self.spec.max_run
+        ends, settled = time.monotonic() + self.spec.max_run, 0.0
         stopper: Optional[_Stopper] = None
         while not all(host.is_over for host in self._hosts):
             if ready.get_map():
@@ -182,20 +214,24 @@ class Runner:
                 time.sleep(0.05)
             for host in self._hosts:
                 if host.is_over and host.process.returncode and self.first_failed is None and stopper is None:
-                    self.first_failed = host
+                    self.first_failed, settled = host, time.monotonic() + SETTLE_SECONDS
             grace = None
             if self.signals.stop:
                 grace = self.spec.stop_timeout
             elif time.monotonic() > ends:
                 self.out_of_time = True
                 grace = self.spec.stop_timeout
-            elif self.first_failed is not None:
+            elif self.first_failed is not None and time.monotonic() > settled:
                 grace = min(PEER_SECONDS, self.spec.stop_timeout)
             if grace is not None:
-                stopper = stopper or _Stopper(self.engine, grace)
+                if stopper is None:
+                    self._failed = [host for host in self._hosts if host.is_over and host.process.returncode]
+                    stopper = _Stopper(self.engine, grace)
                 stopper.go_on([host for host in self._hosts if host.process.poll() is None], self.signals.at_once)
         if stopper is not None:
             stopper.close()
+        else:
+            self._failed = [host for host in self._hosts if host.process.returncode]
 
     @staticmethod
     def _read(ready: selectors.BaseSelector, key: selectors.SelectorKey, log: _log.Writer) -> None:
@@ -212,33 +248,30 @@ class Runner:
 
     def _judge(self) -> None:
         """What became of the job; the exit codes are the engine's own record, because 125 may be the client's or the program's."""
-        killed: Dict[str, bool] = {}
+        ends = {host.name: inspect(self.engine, host.container) for host in self._hosts}
         for host in self._hosts:
-            code, killed[host.name] = self._inspect(host)
-            self.state.exit_codes[host.name] = code
+            # A container that could not be started may have 0 in its record.
+            self.state.exit_codes[host.name] = ends[host.name].code or host.process.returncode
         if self.signals.stop:
             self._decide(_record.STOPPED, "stopped by the user")
         elif self.out_of_time:
             self._decide(_record.STOPPED, f"it ran longer than train_max_run, {self.spec.max_run:g} s")
+        elif self._failed and all(ends[host.name].code == 128 + signal.SIGTERM for host in self._failed) \
+                and not any(_outputs.failure(self.folder, host.name) for host in self._failed):
+            self._decide(_record.STOPPED, f"host {self._failed[0].name} was stopped, by somebody else than this job")
         elif self.first_failed is not None:
-            self._decide(_record.FAILED, self._reason(self.first_failed, killed[self.first_failed.name]))
+            told = [self._reason(host, ends[host.name].killed) for host in sorted(self._failed, key=lambda host: ends[host.name].moment)]
+            # One that has lost its peer may end before the peer does, which has more to say.
+            self._decide(_record.FAILED, next((reason for reason in told if not says_lost_peer(reason)), told[0]))
         else:
             self._decide(_record.COMPLETED, "")
-
-    def _inspect(self, host: _Host) -> Tuple[Optional[int], bool]:
-        said = self.engine.call("container", "inspect", "--format", "{{.State.ExitCode}} {{.State.OOMKilled}}", host.container)
-        words = said.stdout.decode("utf-8", "replace").split()
-        if said.status or len(words) != 2 or not words[0].lstrip("-").isdigit():
-            return host.process.returncode, False
-        # A container that could not be started may have 0 in its record.
-        return int(words[0]) or host.process.returncode, words[1] == "true"
 
     def _reason(self, host: _Host, killed: bool) -> str:
         told = _outputs.failure(self.folder, host.name)
         if told:
             return told
         code = self.state.exit_codes[host.name]
-        why = classify_text(host.tail.decode("utf-8", "replace"))
+        why = classify_text(_HELP.sub("", host.tail.decode("utf-8", "replace")))
         words = f": {why.reason}" if why is not None else ""
         if killed:
             words = f": the kernel killed it, because memory ran out{words}"
@@ -263,28 +296,28 @@ class Runner:
             if host.process.stdout is not None:
                 host.process.stdout.close()
 
-    def _collect(self) -> None:
-        """Make the archives, tell the end, and delete what is not needed any more."""
-        status, reason = self._end
-        ran = bool(self.state.exit_codes)
-        if ran:
-            self._go(_record.UPLOADING)
-        kept = False
-        try:
-            self.engine.reclaim(self.spec.image, [self.folder.hosts])
-            if ran:
-                self.state.model, self.state.output = _outputs.collect(self.spec, self.folder, all_of_it=status == _record.COMPLETED)
-        except Exception as e:    # whatever it is, the outputs stay where they are and the user is told
-            _LOG.exception("what the job left could not be collected")
-            kept = True
-            told = f"its outputs could not be collected, and stay in {self.folder.hosts}: {e}"
-            status, reason = _record.FAILED, f"{reason}; {told}" if reason else told
-        self.state.ended = time.time()
-        self.state.status, self.state.reason = status, reason[:_outputs.REASON_LIMIT]
-        self.state.enter(status, reason[:200])
-        self.folder.write_state(self.state)
-        for path in (self.folder.downloads, self.folder.code, *([] if kept else [self.folder.hosts])):
-            shutil.rmtree(path, ignore_errors=True)
+
+def conclude(engine: Engine, spec: Spec, folder: Folder, state: State, status: str, reason: str) -> None:
+    """Make the archives, tell the end, and delete what is not needed any more. The containers are gone; the caller holds the lock."""
+    kept = False
+    try:
+        if state.started and state.secondary != _record.UPLOADING:
+            state.enter(_record.UPLOADING)
+            folder.write_state(state)
+        engine.reclaim(spec.image, [folder.hosts])
+        if state.started:
+            state.model, state.output = _outputs.collect(spec, folder, all_of_it=status == _record.COMPLETED)
+    except Exception as e:    # whatever it is, the outputs stay where they are and the user is told
+        _LOG.exception("what the job left could not be collected")
+        kept = True
+        told = f"its outputs could not be collected, and stay in {folder.hosts}: {e}"
+        status, reason = _record.FAILED, f"{reason}; {told}" if reason else told
+    state.ended = max(time.time(), state.started)
+    state.status, state.reason = status, reason[:_outputs.REASON_LIMIT]
+    state.enter(status, reason[:200])
+    folder.write_state(state)
+    for path in (folder.downloads, folder.code, *([] if kept else [folder.hosts])):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 class _Stopper:

@@ -118,7 +118,11 @@ def local_path(place: Union[str, os.PathLike[str]]) -> Path:
         raise ArgumentError(f"{text!r} is of a kind that is not known", hint="a path, file:// or cos://")
     if not text:
         raise ArgumentError("a path is empty", hint="a path, file:// or cos://")
-    return Path(os.path.abspath(os.path.expanduser(text)))
+    try:
+        return Path(os.path.abspath(os.path.expanduser(text)))
+    except FileNotFoundError:
+        raise ArgumentError(f"{text!r} is relative to a working directory that is gone",
+                            hint="give an absolute path, or go elsewhere") from None
 
 
 def files_below(path: Path) -> List[Tuple[Path, str]]:

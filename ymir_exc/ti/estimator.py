@@ -115,7 +115,7 @@ class EstimatorBase:
             ArgumentError: An argument, a program or a name that will not do.
             DatasetError: An input does not exist.
             ConfigError: A cos:// URI, and no way to get there.
-            NoGpuError: `local_gpu`, and fewer GPUs than hosts.
+            NoGpuError: `local_gpu`, and fewer GPUs than hosts; or other jobs have them.
             EngineError: The container engine is missing or does not answer.
             JobFailedError: The job ended as Failed; a ValueError too.
         """
@@ -150,7 +150,7 @@ class EstimatorBase:
             return {**values, **_inputs.encoded({**told, "ti_job_name": name} if told else {})}
 
         kind = next(known for known in (one.__name__ for one in type(self).__mro__) if known in _KINDS)
-        arguments: Dict[str, Any] = json.loads(json.dumps(self._arguments(), default=str))
+        arguments: Dict[str, Any] = json.loads(json.dumps(self._arguments(), default=_recorded))
         return _session.Request(self.base_job_name or _names.base_of(image), job_name, image, self.train_instance_count,
                                 self.train_instance_type, _inputs.channels(inputs), output, float(self.train_max_run),
                                 _inputs.environment(self.envs), named, code, kind, arguments)
@@ -285,6 +285,13 @@ def _distribution(wanted: Optional[Mapping[str, Any]]) -> Dict[str, Any]:
             made["ti_mpi_num_of_processes_per_host"] = options.get("processes_per_host", 1)
             made["ti_mpi_custom_mpi_options"] = options.get("custom_mpi_options", "")
     return made
+
+
+def _recorded(value: Any) -> Any:
+    """Of what JSON does not know: hyper-parameters as they are sent, all else as text."""
+    with contextlib.suppress(TypeError):
+        return _inputs.plain(value)
+    return str(value)
 
 
 _KINDS = ("Estimator", "PyTorch", "TensorFlow")

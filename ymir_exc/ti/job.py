@@ -8,9 +8,10 @@ import signal
 import time
 from typing import Any, Callable, Dict, List, Optional
 
+from ymir_exc.errors import StorageError
 from ymir_exc.host.engine import Engine
 from ymir_exc.host.launch import quoted
-from ymir_exc.ti import _log, _record, _runner
+from ymir_exc.ti import _log, _plan, _record, _runner
 from ymir_exc.ti._record import Folder, Home, Spec, State
 from ymir_exc.ti.errors import JobFailedError, UnknownJobError
 
@@ -160,30 +161,53 @@ def _pid(folder: Folder, state: State) -> int:
 
 
 def reap(folder: Folder) -> State:
-    """Where a job stands; one whose runner is dead without having told its end is told as Failed, and its containers are removed."""
+    """Where a job stands; one whose runner is dead without having told its end is Failed.
+
+    The first of its owner's processes that looks puts in order what the runner left: it removes the containers, collects what they wrote
+    until then, and tells the end in the record.
+    """
     state = folder.state()
     if state.is_over or folder.is_held():
         return state
-    fd = folder.hold()
+    fd = None
+    with contextlib.suppress(OSError):    # on a disk that cannot be written any more the record stays as it is
+        if folder.path.stat().st_uid == os.geteuid():    # or else what is made would not be the owner's
+            fd = folder.hold()
+            if fd is None:
+                return folder.state()
     if fd is None:
-        return folder.state()
+        state.status, state.reason = _record.FAILED, _NO_WORD
+        return state
     try:
         state = folder.state()    # it may have ended since
         if not state.is_over:
-            spec = folder.spec()
-            is_clear = _runner.remove_all(Engine(spec.engine), spec) if _answers(spec.engine) else False
-            state.status, state.ended = _record.FAILED, time.time()
-            state.reason = f"{_NO_WORD}; what it left is in {folder.hosts}" + ("" if is_clear else f", and {spec.engine} does not answer")
-            state.enter(_record.FAILED, _NO_WORD)
-            folder.write_state(state)
+            _put_in_order(folder, state)
+    except StorageError as e:
+        _LOG.warning("the end of job %s could not be noted: %s", folder.path.name, e)
+        state.status = _record.FAILED
     finally:
         os.close(fd)
     return state
 
 
-def _answers(engine: str) -> bool:
+def _put_in_order(folder: Folder, state: State) -> None:
+    spec = folder.spec()
+    engine = Engine(spec.engine)
+    if _answers(engine):
+        for host in spec.hosts:
+            state.exit_codes[host] = _runner.inspect(engine, _plan.container(spec, host)).code
+        _runner.remove_all(engine, spec)
+        _runner.conclude(engine, spec, folder, state, _record.FAILED, _NO_WORD)
+        return
+    state.status, state.ended = _record.FAILED, max(time.time(), state.started)    # its containers may be alive, and write
+    state.reason = f"{_NO_WORD}; what it left is in {folder.hosts}, and {spec.engine} does not answer"
+    state.enter(_record.FAILED, _NO_WORD)
+    folder.write_state(state)
+
+
+def _answers(engine: Engine) -> bool:
     try:
-        return Engine(engine).call("version").status == 0
+        return engine.call("version").status == 0
     except OSError:
         return False
 

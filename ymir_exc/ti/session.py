@@ -11,7 +11,7 @@ import threading
 import time
 import uuid
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence
 
 import ymir_exc
 from ymir_exc.errors import ArgumentError
@@ -57,7 +57,7 @@ class Session:
         engine: docker or podman; '' for the first that is installed.
         dry_run: Tell the commands that would be run, and run and write nothing.
         home: Where jobs are kept; see `_record.default_home` for where otherwise.
-        gpus: Indices such as '0,1' in place of all GPUs; '' for none.
+        gpus: Indices such as '0,1' in place of all that no other job has; '' for none.
         shm_size: Of /dev/shm in a container.
         docker_args: Further words for `docker run`, before the image.
         stop_timeout: Seconds that a container has to end when it is stopped.
@@ -134,13 +134,20 @@ class Session:
 
         Raises:
             ArgumentError: The name is taken, or cannot be one.
-            NoGpuError: There are fewer GPUs than hosts.
+            NoGpuError: There are fewer GPUs than hosts, or other jobs have them.
             EngineError: The container engine is missing or does not answer.
             StorageError: The job's folder cannot be written.
         """
         engine = Engine(self.engine)
         names = iter([_names.check_job_name(request.name)]) if request.name is not None else _names.job_names(request.base)
         gpus = _gpus.split(request.instance_type, request.hosts, self.gpus)
+
+        def share(used: Mapping[str, str]) -> List[List[str]]:
+            nonlocal gpus
+            if any(gpus) and used:
+                gpus = _gpus.split(request.instance_type, request.hosts, self.gpus, used)
+            return gpus
+
         if self.dry_run:
             name = next(names)
             folder, spec = Folder(self.home.jobs / name), self._spec(request, name, engine.program, gpus)
@@ -152,7 +159,7 @@ class Session:
         def fill(folder: Folder, name: str) -> None:
             spec = self._spec(request, name, engine.program, gpus)
             if request.code is not None and not folder.code.exists():
-                _plan.copy_code(request.code, folder.code)
+                _plan.copy_code(request.code, folder.code, (self.home.path, self.home.jobs), request.output)
             shutil.rmtree(folder.hosts, ignore_errors=True)    # of a name that was taken meanwhile
             _plan.lay_out(spec, folder)
             folder.write_spec(spec)
@@ -161,7 +168,7 @@ class Session:
         made: Optional[TrainingJob] = None
         try:
             with deferred():
-                folder, fd = self.home.create(names, fill)
+                folder, fd = self.home.create(names, fill, share)
                 try:
                     _spawn(folder, fd)
                 finally:
@@ -220,7 +227,7 @@ def output_of(place: Optional[Place]) -> str:
         open_store(text)
         return text
     folder = local_path(text)
-    if folder.exists() and not folder.is_dir():
+    if os.path.exists(folder) and not os.path.isdir(folder):
         raise ArgumentError(f"output_path {folder} is no folder", hint="a folder, or cos://BUCKET/KEY")
     return str(folder)
 
