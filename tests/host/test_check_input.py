@@ -250,7 +250,7 @@ def test_why_a_file_is_not_there(tmp_path):
     (tmp_path / "loop").symlink_to("loop")
     assert _env.absence(str(tmp_path / "a file")) == ""
     for name, words in (("none", "does not exist"), ("a file/in it", "does not exist"), (".", "is no file"),
-                        ("a\0b", "cannot be read: embedded"), ("loop", "cannot be read: Too many levels"),
+                        ("a\0b", "embedded null"), ("loop", "cannot be read: Too many levels"),
                         ("long" * 100, "cannot be read: File name too long")):
         assert words in _env.absence(str(tmp_path / name))
 
