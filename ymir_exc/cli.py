@@ -55,7 +55,8 @@ def _run(words: List[str]) -> int:
     program: List[str] = []
     if words[:1] == ["run"]:
         options, program = _split(words[1:])
-        if program and not options and not os.environ.get(_NPROC_VARIABLE):    # as in an image: argparse is not to pay for before the program starts
+        # As in an image: argparse is not to be paid for before the program starts.
+        if program and not options and not os.environ.get(_NPROC_VARIABLE):
             from ymir_exc import supervisor
             return supervisor.run(program, None)
         words = ["run", *options]

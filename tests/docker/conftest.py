@@ -11,6 +11,7 @@ import pytest
 from ymir_exc.host import sample, workspace
 
 BASE, DEMO = "ymir-exc", "ymir-exc-det-demo"
+PLAIN = "ymir-exc-test-ti-plain"
 TEMPLATES = Path(__file__).resolve().parents[2] / "det-demo-tmi" / "img-man"
 UID = "1234:1234"    # no such user in the image, as on the platform
 
@@ -30,6 +31,16 @@ def images():
     for name in (BASE, DEMO):
         done = engine("image", "inspect", name)
         assert done.returncode == 0, f"{done.stderr.strip()}: run the container tests with `make test ENGINE=docker`"
+
+
+@pytest.fixture(scope="session")
+def plain_image():
+    """A decision tree, whose program knows nothing of this package."""
+    context = Path(__file__).parent / "plain"
+    done = engine("build", "--network", "host", "--build-arg", f"BASE_IMAGE={BASE}", "--tag", PLAIN, str(context))
+    assert done.returncode == 0, done.stdout + done.stderr
+    yield PLAIN
+    engine("rmi", "--force", PLAIN)
 
 
 @pytest.fixture(scope="session")

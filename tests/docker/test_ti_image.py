@@ -16,8 +16,6 @@ from tests.docker.conftest import BASE, DEMO, UID, engine
 from ymir_exc.host import check, sample
 from ymir_exc.host.findings import Severity
 
-PLAIN = "ymir-exc-test-ti-plain"
-
 
 class Job:
     """An /opt/ml on this machine, which any uid may write to where a job may."""
@@ -43,10 +41,10 @@ class Job:
         path.write_text(text, encoding="utf-8")
         return self
 
-    def argv(self, image: str = BASE, *options: str, user: str = UID):
+    def argv(self, image: str = BASE, *options: str, user: str = UID, place=("--rm", "--network", "none")):
         mounts = [f"-v{self.root / name}:/opt/ml/{name}{mode}" for name, mode in (
             ("input", ":ro"), ("code", ":ro"), ("model", ""), ("output", ""))]
-        return ["run", "--rm", "--name", self.name, "--network", "none", "--user", user, *mounts, *options, image, "train"]
+        return ["run", *place, "--name", self.name, "--user", user, *mounts, *options, image, "train"]
 
     def train(self, image: str = BASE, *options: str, user: str = UID):
         return engine(*self.argv(image, *options, user=user))
@@ -58,15 +56,6 @@ class Job:
 @pytest.fixture
 def job(tmp_path) -> Job:
     return Job(tmp_path / "a job 任务" / "ml")
-
-
-@pytest.fixture(scope="module")
-def plain_image():
-    context = Path(__file__).parent / "plain"
-    done = engine("build", "--network", "host", "--build-arg", f"BASE_IMAGE={BASE}", "--tag", PLAIN, str(context))
-    assert done.returncode == 0, done.stdout + done.stderr
-    yield PLAIN
-    engine("rmi", "--force", PLAIN)
 
 
 @pytest.mark.parametrize("user", [UID, "0:0"])
@@ -145,7 +134,7 @@ def test_a_stop_leaves_what_was_saved(job):
 
 def test_a_decision_tree_on_a_table(job, plain_image):
     table = "".join(f"{'big' if i > 9 else 'small'},{i},{i % 3}\n" for i in range(20))
-    job.write("input/data/train/iris.csv", table).hyper(max_leaf_nodes=5)
+    job.write("input/data/training/iris.csv", table).hyper(max_leaf_nodes=5)
     done = job.train(plain_image)
     assert (done.returncode, done.stdout, done.stderr) == (0, 'hosts ["localhost"]\n', "")
     assert json.loads(job.read("output/data/score.json")) == {"accuracy": 1.0, "leaves": 2}
@@ -153,10 +142,10 @@ def test_a_decision_tree_on_a_table(job, plain_image):
 
 
 def test_the_same_without_a_table(job, plain_image):
-    (job.root / "input/data/train").mkdir()
+    (job.root / "input/data/training").mkdir()
     done = job.hyper().train(plain_image)
     assert done.returncode == 1
-    assert job.read("output/failure").splitlines()[0] == "160004 CONTAINER_ERROR: ValueError: no table in the channel train"
+    assert job.read("output/failure").splitlines()[0] == "160004 CONTAINER_ERROR: ValueError: no table in the channel training"
 
 
 # ------------------------------------------------------------------------------------------------- the demo detector

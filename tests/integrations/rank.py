@@ -19,6 +19,8 @@ def arrive() -> None:
 
 
 how = sys.argv[1]
+if "deaf" in sys.argv:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 arrive()
 if how == "tell":
     (HERE / f"told.{RANK}").write_text(repr([os.environ.get(name) for name in NAMES] + sys.argv[2:]))
@@ -33,7 +35,7 @@ elif how == "exit" and RANK == "1":
 elif how == "killed" and RANK == "1":
     os.kill(os.getpid(), signal.SIGKILL)
 elif how == "save":
-    signal.signal(signal.SIGTERM, lambda *_: ((HERE / f"saved.{RANK}").touch(), sys.exit(143)))
+    signal.signal(signal.SIGTERM, lambda *_: (time.sleep(float(sys.argv[2])), (HERE / f"saved.{RANK}").touch(), sys.exit(143)))
     (HERE / f"heed.{RANK}").touch()
 if how not in ("tell", "late"):
     time.sleep(600)    # as one that waits for a lost peer

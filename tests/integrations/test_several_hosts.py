@@ -146,9 +146,10 @@ def test_a_late_second_host(job):
     assert [status for status, _, _ in ends([first, job.launch(1, "tell")])] == [0, 0]
 
 
-@pytest.mark.parametrize("host", [0, 1])
-def test_a_stop_on_one_host_stops_both(job, host):
-    processes = [job.start(rank, "save") for rank in (0, 1)]
+@pytest.mark.parametrize(("host", "seconds"), [(0, "0"), (1, "7")])
+def test_a_stop_on_one_host_stops_both(job, host, seconds):
+    """With as much time to save as the supervisor grants, on each."""
+    processes = [job.start(rank, "save", seconds, YMIR_EXC_GRACE="60") for rank in (0, 1)]
     wait_for(lambda: all((job.folder / f"heed.{rank}").exists() for rank in (0, 1)))
     processes[host].send_signal(signal.SIGTERM)
     found = ends(processes)
@@ -156,6 +157,11 @@ def test_a_stop_on_one_host_stops_both(job, host):
     assert found[host][1] == "ymir-exc: 160004 CONTAINER_ERROR: stopped by SIGTERM"
     assert found[1 - host][1] == f"ymir-exc: 160004 CONTAINER_ERROR: stopped by SIGTERM on {NAMES[host]}"
     assert all((job.folder / f"saved.{rank}").exists() for rank in (0, 1))
+
+
+def test_ranks_that_wait_for_a_lost_peer_are_not_waited_for_as_after_a_stop(job):
+    found = ends([job.start(rank, "exit", "deaf", YMIR_EXC_GRACE="600") for rank in (0, 1)])
+    assert [status for status, _, _ in found] == [1, 1], found
 
 
 def test_a_stop_while_a_host_is_waited_for(job):
@@ -215,6 +221,7 @@ def test_a_busy_port_is_told_on_both(job, which):
     assert [status for status, _, _ in found] == [1, 1], found
     assert all("NetworkError" in line and str(busy) in line and "YMIR_EXC_MASTER_PORT" in line for _, line, _ in found), found
     assert f"port {busy} of this host, which the job needs, cannot be had: Address already in use" in found[0][1]
+    assert "localhost" in found[1][1], found    # on the other it is not "this host"
 
 
 # ------------------------------------------------------------------------------------------------------------- with an Executor, and a task
@@ -295,6 +302,19 @@ def test_nproc_auto_is_a_process_without_gpus(local, tmp_path):
     done = local.run(sys.executable, str(tmp_path / "rank.py"), "tell", options=("--nproc", "auto"), env={"CUDA_VISIBLE_DEVICES": ""})
     assert done.returncode == 0, done.stderr
     assert ast.literal_eval((tmp_path / "told.0").read_text())[:3] == ["0", "0", "1"]
+
+
+@pytest.mark.parametrize("options", [(), ("--platform", "local")])
+def test_nproc_by_a_variable(local, tmp_path, options):
+    shutil.copy(HERE / "rank.py", tmp_path)
+    done = local.run(sys.executable, str(tmp_path / "rank.py"), "tell", options=options, env={"YMIR_EXC_NPROC": "2"})
+    assert done.returncode == 0, done.stderr
+    assert ast.literal_eval((tmp_path / "told.1").read_text())[:3] == ["1", "1", "2"]
+
+
+def test_nproc_by_a_variable_that_makes_no_sense(local):
+    done = local.run("true", env={"YMIR_EXC_NPROC": "many"})
+    assert done.returncode == 2 and b"YMIR_EXC_NPROC: 'many' is neither a number" in done.stderr
 
 
 def test_nproc_without_torch(tmp_path, local):

@@ -275,7 +275,7 @@ class Context:
         self.calls.append((death_sig, timeout))
 
 
-@pytest.mark.parametrize(("grace", "seconds"), [("", 6.0), ("5", 3.0), ("1", 0.5), ("no number", 6.0)])
+@pytest.mark.parametrize(("grace", "seconds"), [("", 6.0), ("5", 3.0), ("1", 0.5), ("no number", 6.0), ("120", 6.0)])
 def test_ranks_are_killed_before_the_supervisor_kills_us(monkeypatch, grace, seconds):
     monkeypatch.setenv("YMIR_EXC_GRACE", grace)
     ended = subprocess.Popen(["true"])
@@ -290,6 +290,18 @@ def test_ranks_are_killed_before_the_supervisor_kills_us(monkeypatch, grace, sec
     assert closing.ended == {1}
     context.close()
     assert context.calls[-1] == (None, 30)
+
+
+def test_after_a_stop_ranks_have_all_the_time_there_is(monkeypatch):
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    monkeypatch.setenv("YMIR_EXC_GRACE", "120")
+    context = Context({})
+    with _ending.Closing(Context):
+        try:
+            raise SignalException("stop", signal.SIGTERM)
+        except SignalException:
+            context.close(signal.SIGTERM)
+    assert context.calls == [(signal.SIGTERM, 118.0)]
 
 
 def test_ranks_that_the_launcher_forgot_are_killed():

@@ -11,18 +11,18 @@ from sklearn.tree import DecisionTreeClassifier
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--max_leaf_nodes", type=int, default=None)
-    parser.add_argument("--train", default=os.environ["TM_CHANNEL_TRAIN"])
+    parser.add_argument("--training", default=os.environ["TM_CHANNEL_TRAINING"])
     parser.add_argument("--model_dir", default=os.environ["TM_MODEL_DIR"])
     parser.add_argument("--output_dir", default=os.environ["TM_OUTPUT_DATA_DIR"])
     arguments = parser.parse_args()
 
     rows = []
-    for name in sorted(os.listdir(arguments.train)):
+    for name in sorted(os.listdir(arguments.training)):
         if name.endswith(".csv"):
-            with open(os.path.join(arguments.train, name), newline="") as f:
+            with open(os.path.join(arguments.training, name), newline="") as f:
                 rows.extend(csv.reader(f))
     if not rows:
-        raise ValueError("no table in the channel train")
+        raise ValueError("no table in the channel training")
     labels, features = [row[0] for row in rows], [[float(cell) for cell in row[1:]] for row in rows]
 
     tree = DecisionTreeClassifier(max_leaf_nodes=arguments.max_leaf_nodes).fit(features, labels)

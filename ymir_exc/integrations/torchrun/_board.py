@@ -82,7 +82,7 @@ class Board(threading.Thread):
             listen(layout.port).close()
         except NetworkError as e:    # the others are to hear of it, so there is a board nevertheless
             self.broken: Optional[NetworkError] = e
-            self.judge(Verdict("broken", str(e), int(e.return_code), e.exit_code))
+            self.judge(Verdict("broken", f"{layout.hosts[0]}: {e}", int(e.return_code), e.exit_code))
         else:
             self.broken = None
         self._sockets.register(self._listener, selectors.EVENT_READ)

@@ -17,7 +17,7 @@ from typing import Any, Iterator, NamedTuple, NoReturn, Optional, Sequence, Tupl
 from ymir_exc import hosts
 from ymir_exc.errors import classify, exit_status
 from ymir_exc.hosts import Layout
-from ymir_exc.integrations.torchrun._ending import Closing, seconds_to_kill
+from ymir_exc.integrations.torchrun._ending import Closing, seconds_after_failure
 from ymir_exc.integrations.torchrun._first import Told, first_of, first_recorded, raise_stopped, records
 from ymir_exc.integrations.torchrun._member import JobEnded, Member, as_error
 from ymir_exc.integrations.torchrun._protocol import Verdict
@@ -54,7 +54,7 @@ def run(argv: Sequence[str], config: Any, layout: Layout, place: Place) -> None:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import elastic_launch
-    member = Member(layout, seconds_to_kill())
+    member = Member(layout, seconds_after_failure())
     try:
         with _stops_raised():
             member.join()
@@ -116,6 +116,7 @@ def _watched(member: Member, closing: Closing) -> Iterator[None]:
     def before(context: Any) -> None:
         """Tell the others before ours are ended, which may take seconds."""
         stop = sys.exc_info()[1]
+        closing.is_stop = closing.is_stop or (member.verdict is not None and member.verdict.kind == "stopped")
         has_failed = bool(getattr(context, "_failures", None))
         if isinstance(stop, SignalException):
             member.tell("stopping", int(stop.sigval))
