@@ -73,6 +73,12 @@ def test_a_wrong_variable_is_named(given, words):
     assert words in str(caught.value)
 
 
+@pytest.mark.parametrize("given", [{"NODE_LIST": "a,b", "INDEX": "²"}, {"NODE_LIST": "a,b", "INDEX": "0", "MASTER_PORT": "²"}])
+def test_a_digit_that_is_no_number(given):
+    with pytest.raises(errors.ConfigError, match=r"='²' is no"):
+        hosts.read(given)
+
+
 def test_our_own_port_comes_before_the_platform_s():
     assert hosts.read(toolkit(MASTER_PORT="23456")).port == 23456
     assert hosts.read(toolkit(MASTER_PORT="23456", YMIR_EXC_MASTER_PORT="1234")).port == 1234

@@ -120,7 +120,7 @@ def _of_ti_one(given: Mapping[str, str]) -> Tuple[Tuple[str, ...], int]:
     index = given.get("INDEX", "").strip()
     if not index and len(names) == 1:
         return names, 0
-    if not index.isdigit() or int(index) >= len(names):
+    if not index.isdecimal() or int(index) >= len(names):
         raise ConfigError(f"INDEX={index!r} is no place in NODE_LIST, which names {len(names)} hosts", hint="0 is the first one")
     return names, int(index)
 
@@ -141,7 +141,7 @@ def _port(given: Mapping[str, str]) -> int:
     for variable in (PORT_VARIABLE, "MASTER_PORT"):
         text = given.get(variable, "").strip()
         if text:
-            if not text.isdigit() or not 0 < int(text) < 65535:
+            if not text.isdecimal() or not 0 < int(text) < 65535:
                 raise ConfigError(f"{variable}={text!r} is no port", hint="a number from 1 to 65534: the next one is used too")
             return int(text)
     return PORT

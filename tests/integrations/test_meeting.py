@@ -11,7 +11,8 @@ import pytest
 from tests.integrations.several import layouts
 from tests.supervised import wait_for
 from ymir_exc import errors, hosts
-from ymir_exc.integrations.torchrun import _board, _member, _protocol
+from ymir_exc.integrations.torchrun import _board, _member, _protocol, _several
+from ymir_exc.integrations.torchrun._first import Told
 from ymir_exc.integrations.torchrun._member import JobEnded, Member, as_error
 
 KILL = 1.0
@@ -133,6 +134,7 @@ def test_a_host_that_falls_silent_is_lost(together, monkeypatch):
     with socket.create_connection(("127.0.0.1", members[1].layout.port + 1), 60) as silent:
         connection = _protocol.Connection(silent)
         connection.send("hello", {"token": _protocol.token_of(members[1].layout), "rank": 1})
+        connection.send("ready")
         joining.result(60)
         assert ended(members[0]) == "127.0.0.2 is lost"
 
@@ -275,6 +277,88 @@ def test_strangers_do_no_harm(together):
     members[1].join()
     joining.result(60)
     assert all(member.cause is None for member in members)
+
+
+@pytest.mark.parametrize("words", [
+    b"[" * 60_000 + b"\n", b"[" * 2_000 + b"\n", b"x" * 5_000, b'{"hello": {"token": 1, "rank": 1e999}}\n',
+    b'{"hello": {"token": 1, "rank": "' + b"9" * 5_000 + b'"}}\n'])
+def test_words_that_no_parser_takes_do_not_end_the_board(together, monkeypatch, words):
+    monkeypatch.setenv("YMIR_EXC_JOIN_SECONDS", "5")
+    members = together(2, join=False)
+    joining = together.pool.submit(members[0].join)
+    wait_for(lambda: members[0]._board is not None)
+    with socket.create_connection(("127.0.0.1", members[0].layout.port + 1), 60) as stream:
+        stream.sendall(words)
+        stream.settimeout(30)
+        try:
+            assert stream.recv(1000) == b""    # it is sent away
+        except ConnectionResetError:
+            pass
+    members[1].join()
+    joining.result(60)
+
+
+def test_who_does_not_introduce_himself_is_sent_away(together, monkeypatch):
+    """However much he has to say otherwise."""
+    monkeypatch.setattr(_board, "SILENCE_SECONDS", 3.0)
+    monkeypatch.setattr(_member, "BEAT_SECONDS", 0.2)
+    members = together(2, join=False)
+    joining = together.pool.submit(members[0].join)
+    wait_for(lambda: members[0]._board is not None)
+
+    def is_gone():
+        try:
+            stream.sendall(b'{"beat": null}\n')
+        except OSError:
+            return True
+        time.sleep(0.1)
+        return False
+
+    with socket.create_connection(("127.0.0.1", members[0].layout.port + 1), 60) as stream:
+        wait_for(is_gone)
+    members[1].join()
+    joining.result(60)
+
+
+def test_a_report_of_long_lines_arrives(together):
+    members = together(2)
+    members[1].tell("failing")
+    first = Told(1, 160004, "ValueError: long", ["长" * 400_000] * 90, time.time(), 1)
+    mine = _several._report(first, _several.Closing(None))
+    told = list(together.pool.map(Member.conclude, members, [None, mine]))
+    assert [verdict.text for verdict in told] == ["rank 1 on 127.0.0.2: ValueError: long"] * 2
+    assert told[0].lines[0].startswith("长长")
+
+
+def test_nobody_begins_before_all_know_all_names(together, monkeypatch):
+    """torch's launchers wait for each other a minute only; a name may take ten."""
+    members = together(2, join=False)
+    known = threading.Event()
+
+    def slow(layout, seconds=None, *, check=lambda: None):
+        while layout.rank == 1 and not known.wait(0.05):
+            check()
+
+    monkeypatch.setattr(hosts, "wait_for_names", slow)
+    joining = [together.pool.submit(member.join) for member in members]
+    wait_for(lambda: members[0]._board is not None and len(members[0]._board.guests) == 2)
+    time.sleep(0.3)
+    assert not any(done.done() for done in joining)
+    known.set()
+    for done in joining:
+        done.result(60)
+
+
+def test_a_name_that_is_lost_again_is_told_in_words(together, monkeypatch):
+    monkeypatch.setenv("YMIR_EXC_JOIN_SECONDS", "0")
+    members = together(2, join=False)
+
+    def unknown(*_):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "create_connection", unknown)
+    with pytest.raises(errors.NetworkError, match=r"did not answer for 0 s: Name or service not known"):
+        members[1].join()
 
 
 def test_a_name_that_nobody_knows_is_told_on_all(together, monkeypatch):

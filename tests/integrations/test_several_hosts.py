@@ -17,8 +17,9 @@ import pytest
 from tests.integrations.several import NAMES, free_ports
 from tests.supervised import PATIENCE, Supervised, is_running, last_line, measured, record, wait_for
 from ymir_exc import errors, sharding, util
+from ymir_exc.hosts import Layout
 from ymir_exc.integrations import torchrun
-from ymir_exc.integrations.torchrun import _words
+from ymir_exc.integrations.torchrun import _launch, _several, _words
 from ymir_exc.integrations.torchrun.__main__ import main
 from ymir_exc.result_writer import MiningResultWriter
 
@@ -337,6 +338,27 @@ def test_nproc_that_makes_no_sense(local, options):
 def test_the_launcher_s_own_words(words, capsys):
     assert main(words) == 2
     assert capsys.readouterr().err.startswith("usage: ")
+
+
+def test_a_stop_while_the_launchers_part_changes_nothing(monkeypatch, tmp_path):
+    """All have succeeded, and the first host waits until the others have heard it."""
+    from torch.distributed.launcher import api
+
+    class Parting:
+        verdict = None
+
+        def __init__(self, *_):
+            self.join = lambda: None
+
+        def leave(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.1)
+
+    monkeypatch.setattr(_several, "Member", Parting)
+    monkeypatch.setattr(api, "elastic_launch", lambda *_: lambda *_: None)
+    monkeypatch.setattr("ymir_exc.hosts.socket_variables", lambda _: {})
+    with _launch._signal_handlers_kept():
+        _several.run(["true"], None, Layout(), _several.Place(str(tmp_path), _several.Closing(None), None))
 
 
 def test_stderr_passes_unchanged_and_its_end_is_kept(tmp_path, capfd):

@@ -119,6 +119,29 @@ def test_a_bomb(unpacked, monkeypatch):
         unpacked(("zeros", b"\0" * (8 << 20)))
 
 
+def sparse(name, size):
+    """A file of so many bytes, all of them a hole."""
+    made = tarfile.TarInfo(name)
+    made.pax_headers = {"GNU.sparse.map": f"{size},0", "GNU.sparse.size": str(size)}
+    return made
+
+
+@pytest.mark.parametrize("entries", [
+    [sparse("hole", 8 << 20)],
+    [("w", b"w" * 600_000), *(link(f"l{i}", "w", kind) for i, kind in enumerate([tarfile.SYMTYPE, tarfile.LNKTYPE]))]])
+def test_a_bomb_that_is_small_as_an_archive(unpacked, monkeypatch, entries):
+    """Holes, and links that become files."""
+    monkeypatch.setattr(_archive, "MIN_BOUND_BYTES", 1 << 20)
+    with pytest.raises(WeightsError, match=r"unpacks to more than .* GiB"):
+        unpacked(*entries)
+
+
+def test_links_that_the_disk_has_no_room_for(unpacked, monkeypatch):
+    monkeypatch.setattr("os.statvfs", lambda _: os.statvfs_result((4096, 4096, 9, 2, 2, 0, 0, 0, 0, 255)))
+    with pytest.raises(WeightsError, match="does not fit onto the disk: 'l'"):
+        unpacked(("w", b"x" * 5000), link("l", "w"))
+
+
 def test_more_than_the_disk_has(unpacked, monkeypatch):
     monkeypatch.setattr("os.statvfs", lambda _: os.statvfs_result((4096, 4096, 9, 1, 1, 0, 0, 0, 0, 255)))
     with pytest.raises(WeightsError, match="does not fit onto the disk"):

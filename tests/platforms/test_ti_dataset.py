@@ -118,6 +118,16 @@ def test_an_empty_folder_for_annotations_means_that_nothing_is_shown(job, tmp_pa
     job.channel("train", "images/1.jpg")
     (job.data / "train/annotations").mkdir()
     assert rows(job, tmp_path)[0] == [("train/images/1.jpg", "work:nothing.txt")]
+    job.file("input/data/train/annotations/classes.txt", "cat")
+    assert rows(job, tmp_path)[0] == [("train/images/1.jpg", "work:nothing.txt")]
+
+
+@pytest.mark.parametrize("name", ["img_1.txt", "img_1.xml", "1.json"])
+def test_annotations_that_belong_to_no_image_are_not_passed_over(job, tmp_path, name):
+    """To train as if nothing was shown would be worse than to say so."""
+    job.channel("train", "images/1.jpg", "annotations/classes.txt", **{f"annotations/{name}": '{"shapes": []}'})
+    with pytest.raises(DatasetError, match=r"none of the annotations below .*annotations belongs to an image"):
+        find(job, tmp_path)
 
 
 def test_no_annotations_at_all(job, tmp_path):
@@ -142,7 +152,7 @@ def coco(*names):
     return json.dumps({"images": [{"id": i, "file_name": name} for i, name in enumerate(names)], "annotations": []})
 
 
-@pytest.mark.parametrize("place", ["annotations/coco-annotations.json", "annotations/instances_train2017.json", "labels.json"])
+@pytest.mark.parametrize("place", ["annotations/coco-annotations.json", "annotations/instances_train2017.json", "labels.json", "1.JSON"])
 def test_coco(job, tmp_path, place):
     """What the file does not list is of another split, or nobody knows."""
     content = coco("1.jpg", "x/2.jpg", "none.jpg")

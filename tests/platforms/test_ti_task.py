@@ -79,7 +79,8 @@ def test_the_values_have_the_template_s_types(detection, translated):
 @pytest.mark.parametrize("value,given,example,made", [
     (1, "1", True, True), ("true", '"true"', False, True), ("off", "off", True, False), (1.5, "1.5", 3, 1.5), ("auto", "auto", 3, "auto"),
     ("12", '"12"', 3, 12), ("0.5", '"0.5"', 3, 0.5), (True, "true", 3, True), ("1e-3", '"1e-3"', 1.0, 0.001), (1000.0, "1e3", "s", "1e3"),
-    (True, True, "s", "True"), (None, "null", "s", None), ("x", "x", [1], "x"), (10 ** 400, "1", 1.0, 10 ** 400)])
+    (True, True, "s", "True"), ({"a": [True]}, {"a": [True]}, "s", '{"a": [true]}'),
+    (None, "null", "s", None), ("x", "x", [1], "x"), (10 ** 400, "1", 1.0, 10 ** 400)])
 def test_coercion(value, given, example, made):
     found = _task.coerced(value, given, example, "here")
     assert found == made and type(found) is type(made)
@@ -163,6 +164,14 @@ def test_the_job_s_name(job, name):
     found = _task.task_id(job.hyper(ti_job_name=json.dumps(name)).read(), {})
     assert found and "\t" not in found and "\n" not in found
     assert _task.task_id(job.read(), {"TRAINING_JOB_NAME": "env"}) == "env"
+
+
+def test_a_name_that_looks_like_a_number(job):
+    """Bare text, as a console sends it."""
+    assert _task.task_id(job.hyper(ti_job_name="20240131").read(), {}) == "20240131"
+    assert _task.task_id(job.hyper(ti_job_name="1e3").read(), {}) == "1e3"
+    with pytest.raises(ConfigError, match="ti_job_name: 5 is no text"):
+        _task.task_id(job.hyper(ti_job_name=5).read(), {})
 
 
 def test_the_kind_of_object(detection, translated, tmp_path):

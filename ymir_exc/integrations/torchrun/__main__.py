@@ -42,7 +42,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 
 def _is_number(text: str) -> bool:
-    return text == "auto" or (text.isdigit() and int(text) > 0)
+    return text == "auto" or (text.isdecimal() and int(text) > 0)
 
 
 def _visible_gpus() -> int:

@@ -15,7 +15,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Set
 from ymir_exc.code import ExecutorReturnCode as RC
 from ymir_exc.errors import EXIT_FAILED, NetworkError, is_lost_peer
 from ymir_exc.hosts import JOIN_VARIABLE, PORT_VARIABLE, TOLD_SECONDS, Layout
-from ymir_exc.integrations.torchrun._protocol import BEAT_SECONDS, SILENCE_SECONDS, Connection, Verdict, token_of
+from ymir_exc.integrations.torchrun._protocol import BEAT_SECONDS, HELLO_BYTES, LINE_BYTES, SILENCE_SECONDS, Connection, Verdict, token_of
 
 _TICK_SECONDS = 0.2
 _LEAVE_SECONDS = 3.0
@@ -44,6 +44,7 @@ class _Guest:
         self.connection = connection
         self.rank: Optional[int] = None
         self.heard = time.monotonic()
+        self.is_ready = False
         self.is_done = False
         self.has_reported = False
 
@@ -121,19 +122,20 @@ class Board(threading.Thread):
     # ------------------------------------------------------------------------------------------------------------- the connections
 
     def _welcome(self, stream: socket.socket) -> None:
-        guest = _Guest(Connection(stream))
+        guest = _Guest(Connection(stream, HELLO_BYTES))
         self._strangers.append(guest)
         self._sockets.register(stream, selectors.EVENT_READ, guest)
 
     def _hear(self, guest: _Guest) -> None:
         try:
             for key, value in guest.connection.receive():
-                guest.heard = time.monotonic()
                 if key == "hello":
                     self._introduce(guest, value)
                 elif guest.rank is not None:
                     self._take(guest, key, value)
-        except (OSError, ValueError, TypeError, KeyError, LookupError):    # gone, or none of ours
+                if guest.rank is not None:    # a stranger has so long to introduce himself, whatever else he says
+                    guest.heard = time.monotonic()
+        except Exception:    # gone, or none of ours: whatever somebody says, the board stays
             self._forget(guest)
 
     def _introduce(self, guest: _Guest, value: Any) -> None:
@@ -146,6 +148,7 @@ class Board(threading.Thread):
             raise ConnectionError
         self._strangers.remove(guest)
         guest.rank = rank
+        guest.connection.most = LINE_BYTES
         self.guests[rank] = guest
         guest.connection.send("welcome")
         if self.cause is not None:
@@ -153,9 +156,6 @@ class Board(threading.Thread):
         if self.verdict is not None:
             self._told_verdict.add(rank)
             guest.connection.send("verdict", self.verdict)
-        elif len(self.guests) == len(self.layout.hosts) and not self.has_begun:
-            self.has_begun = True
-            self._tell("go")
 
     def _take(self, guest: _Guest, key: str, value: Any) -> None:
         host = self.layout.hosts[guest.rank or 0]
@@ -173,6 +173,12 @@ class Board(threading.Thread):
                 self.end(f"a rank on {host} failed")
                 rank, code, reason, lines, status, age = value
                 self.failures.append(_Failure(host, rank, code, reason, lines, status, time.monotonic() - age))
+        elif key == "ready":
+            guest.is_ready = True
+            if self.verdict is None and not self.has_begun and len(self.guests) == len(self.layout.hosts) \
+                    and all(one.is_ready for one in self.guests.values()):
+                self.has_begun = True
+                self._tell("go")
         elif key == "done":
             guest.is_done = True
 
@@ -210,6 +216,8 @@ class Board(threading.Thread):
 
     def _wait_for_all(self, now: float) -> None:
         missing = [host for rank, host in enumerate(self.layout.hosts) if rank not in self.guests]
+        if not missing:    # who does not know a name says so himself, when his time is over
+            return
         if now - self._begun > self.join_seconds:
             error = NetworkError(f"{', '.join(missing)} did not come, after {now - self._begun:.0f} s",
                                  hint=f"has every host of the job started? {JOIN_VARIABLE} says how many seconds to wait")

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import socket
 import threading
 import time
@@ -74,6 +73,7 @@ class Member:
             hosts.wait_for_names(self.layout._replace(hosts=(self.layout.master,), rank=0))
             self._reach(seconds)
         hosts.wait_for_names(self.layout, check=self.check)
+        self.tell("ready")
         while not self._may_begin:
             self.check()
             self._wait()
@@ -91,7 +91,7 @@ class Member:
             except _ForeignError as e:
                 foreign_since, problem = foreign_since or time.monotonic(), str(e)
             except OSError as e:
-                foreign_since, problem = 0.0, os.strerror(e.errno) if e.errno else str(e)
+                foreign_since, problem = 0.0, e.strerror or str(e)
             now = time.monotonic()
             if foreign_since and now - foreign_since > _FOREIGN_SECONDS:
                 raise errors.NetworkError(f"{where} is not answered by the launcher of this job: {problem}",
@@ -147,7 +147,7 @@ class Member:
                     continue
                 self._lose()
                 return
-            except (OSError, ValueError):
+            except (OSError, ValueError, TypeError):
                 self._lose()
                 return
 
@@ -190,7 +190,7 @@ class Member:
             raise JobEnded(self.cause)
 
     def tell(self, key: str, value: Any = None) -> None:
-        """Say something to the board: 'failing', 'stopping' or 'broken'."""
+        """Say something to the board: 'ready', 'failing', 'stopping' or 'broken'."""
         if self._connection is not None:
             self._connection.send(key, value)
 

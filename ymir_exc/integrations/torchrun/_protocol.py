@@ -5,9 +5,10 @@ Each launcher has a connection to the board on the first host. Every line is an 
     to the board                                 from the board
     hello     who it is; opens every connection  welcome   it is one of ours
                                                  refused   it is not, and why
+    ready     I know the names of all
     beat      nothing new                        beat      nothing new
                                                  waiting   names of hosts that are not here yet
-                                                 go        all are here
+                                                 go        all are here and ready
     failing   a rank of mine has failed          ending    why all are to end their ranks
     stopping  I was asked to stop: a signal
     broken    I cannot take part: a verdict
@@ -32,7 +33,9 @@ SILENCE_SECONDS = 10.0
 """After which a host is taken for lost: its power or its network has failed. A killed one is missed at once, by its closed connection."""
 
 SEND_SECONDS = 5.0
-_LINE_BYTES = 1 << 20
+LINE_BYTES = 1 << 20
+HELLO_BYTES = 1 << 12
+"""The longest line, and that of one who has not introduced himself: anybody may connect."""
 
 
 class Verdict(NamedTuple):
@@ -54,10 +57,16 @@ class Verdict(NamedTuple):
 
 
 class Connection:
-    """One end of a connection. Any thread may send; one receives."""
+    """One end of a connection. Any thread may send; one receives.
 
-    def __init__(self, stream: socket.socket) -> None:
+    Args:
+        stream: The socket.
+        most: The length of a line, in bytes.
+    """
+
+    def __init__(self, stream: socket.socket, most: int = LINE_BYTES) -> None:
         self.stream = stream
+        self.most = most
         self._pending = b""
         self._sending = threading.Lock()
         stream.settimeout(SEND_SECONDS)
@@ -86,10 +95,13 @@ class Connection:
         if not data:
             raise ConnectionError("closed")
         *lines, self._pending = (self._pending + data).split(b"\n")
-        if len(self._pending) > _LINE_BYTES:
+        if len(self._pending) > self.most:
             raise ValueError("a line without an end")
         for line in lines:
-            message: Dict[str, Any] = json.loads(line)
+            try:
+                message: Dict[str, Any] = json.loads(line)
+            except RecursionError:
+                raise ValueError("nested too deeply") from None
             if not isinstance(message, dict) or len(message) != 1:
                 raise ValueError("no message")
             yield from message.items()

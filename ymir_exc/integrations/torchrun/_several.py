@@ -24,6 +24,9 @@ from ymir_exc.integrations.torchrun._protocol import Verdict
 from ymir_exc.integrations.torchrun._words import Words
 from ymir_exc.supervisor import _processes
 
+_LINE_LENGTH = 1000
+"""Of a traceback's lines, which may hold a whole tensor, that much is told to the other hosts."""
+
 _CERTAIN_SECONDS = 1e6
 """How long ago a failure was that no other rank's end explains: before all others."""
 
@@ -79,6 +82,7 @@ def run(argv: Sequence[str], config: Any, layout: Layout, place: Place) -> None:
         member.tell("broken", Verdict("broken", failure.reason, int(failure.code), exit_status(e)))
         raise
     finally:
+        _ignore_stops()    # how it ended is known
         member.leave()
 
 
@@ -91,7 +95,7 @@ def _report(first: Told, closing: Closing) -> Tuple[Any, ...]:
     """What the board is told: by another clock than this host's, so how long ago it was instead of when."""
     known = closing.time if first.time == math.inf else first.time
     ago = max(0.0, time.time() - known) if known > 0 else _CERTAIN_SECONDS
-    return first.rank, int(first.code), first.reason, list(first.lines), first.status, ago
+    return first.rank, int(first.code), first.reason, [line[:_LINE_LENGTH] for line in first.lines], first.status, ago
 
 
 @contextlib.contextmanager

@@ -45,7 +45,7 @@ def unpack(path: str, target: str) -> List[str]:
             bound = max(MIN_BOUND_BYTES, MAX_RATIO * os.fstat(raw.fileno()).st_size)
             stream: Any = gzip.GzipFile(fileobj=raw) if is_gzip else raw
             with tarfile.open(fileobj=_Bounded(path, stream, bound), mode="r:") as archive:    # type: ignore[call-overload]
-                found = _Unpacking(path, target).run(archive)
+                found = _Unpacking(path, target, bound).run(archive)
     except (tarfile.TarError, EOFError, zlib.error, ValueError, OverflowError) as e:
         if isinstance(e, WeightsError):
             raise
@@ -80,14 +80,19 @@ class _Bounded:
 
     def _check(self, position: int) -> None:
         if position > self.bound:
-            raise WeightsError(f"{self.path} unpacks to more than {self.bound / 2**30:.3g} GiB", hint="is it a model?")
+            raise _too_large(self.path, self.bound)
+
+
+def _too_large(path: str, bound: int) -> WeightsError:
+    return WeightsError(f"{path} unpacks to more than {bound / 2**30:.3g} GiB", hint="is it a model?")
 
 
 class _Unpacking:
     """One archive."""
 
-    def __init__(self, path: str, target: str) -> None:
-        self.path, self.target = path, target
+    def __init__(self, path: str, target: str, bound: int) -> None:
+        self.path, self.target, self.bound = path, target, bound
+        self.written = 0
         self.files: Dict[str, None] = {}    # in order
         self.links: Dict[str, str] = {}
         self.left = 0
@@ -123,10 +128,7 @@ class _Unpacking:
         return "" if place == "." else place
 
     def _write(self, source: Any, name: str, size: int) -> None:
-        if size > self.left:
-            raise WeightsError(f"{self.path} does not fit onto the disk: {name!r:.80} has {size} bytes, {self.left} are free",
-                               hint="TMPDIR may name a larger one")
-        self.left -= size
+        self._claim(name, size)
         path = os.path.join(self.target, name)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         if name in self.files:    # of two entries of a name the later one counts
@@ -143,12 +145,23 @@ class _Unpacking:
         self.files[name] = None
         self.links.pop(name, None)
 
+    def _claim(self, name: str, size: int) -> None:
+        """Holes, and links that become files, take more room than they have in the archive."""
+        if size > self.left:
+            raise WeightsError(f"{self.path} does not fit onto the disk: {name!r:.80} has {size} bytes, {self.left} are free",
+                               hint="TMPDIR may name a larger one")
+        self.left -= size
+        self.written += size
+        if self.written > self.bound:
+            raise _too_large(self.path, self.bound)
+
     def _resolve_links(self) -> None:
         """A link to a file of the archive becomes that file once more; one that leads nowhere is left out."""
         for name in self.links:
             source = _end_of(self.links, name)
             if source in self.files and name not in self.files:
                 path = os.path.join(self.target, name)
+                self._claim(name, os.path.getsize(os.path.join(self.target, source)))
                 os.makedirs(os.path.dirname(path), exist_ok=True)
                 shutil.copyfile(os.path.join(self.target, source), path)
                 self.files[name] = None

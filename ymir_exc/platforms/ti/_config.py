@@ -108,6 +108,8 @@ class Job(NamedTuple):
             ConfigError: It is no text.
         """
         value = self.values.get(key, "")
+        if isinstance(value, (bool, int, float)) and isinstance(self.given[key], str):    # a name that only looks like a number
+            return str(self.given[key])
         if value is None or isinstance(value, str):
             return value or ""
         raise ConfigError(f"{self.file}: {key}: {value!r:.80} is no text")

@@ -19,7 +19,6 @@ _INDEX_NAMES: Mapping[str, Tuple[str, ...]] = {
     "train": ("train-index.tsv", "training-index.tsv"), "val": ("val-index.tsv", "validation-index.tsv"),
     "candidate": ("candidate-index.tsv",)}
 _ANY_INDEX = "index.tsv"
-_CLASSES = "classes.txt"
 
 
 class Split(NamedTuple):
@@ -80,7 +79,7 @@ def class_names(channels: Mapping[str, str], splits: Iterable[Split]) -> List[st
     known = [name for names in CHANNELS.values() for name in names]
     for folder in [channels[name] for name in (*known, *channels) if name in channels]:
         for place in (folder, os.path.join(folder, "in"), *(os.path.join(folder, name) for name in _pairing.ANNOTATION_FOLDERS)):
-            path = os.path.join(place, _CLASSES)
+            path = os.path.join(place, _pairing.CLASSES)
             if os.path.isfile(path):
                 return [line.strip() for line in _lines(path, ConfigError) if line.strip()]
     for split in splits:

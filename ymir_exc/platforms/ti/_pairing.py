@@ -11,6 +11,7 @@ from ymir_exc.errors import DatasetError
 FORMATS: Mapping[str, str] = {".txt": "ark", ".xml": "voc", ".json": "coco"}
 IMAGE_FOLDERS = ("images", "assets", "JPEGImages")
 ANNOTATION_FOLDERS = ("annotations", "Annotations", "labels")
+CLASSES = "classes.txt"
 _IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"})
 _LOOKED_INTO = 20
 """Files whose first line is looked at to tell ark from what other tools write under the same suffix."""
@@ -64,8 +65,9 @@ def pair(folder: str, source: str, split: str, work: str) -> Paired:
         document = _coco_of(files, source, split)
         if document is not None:
             return _by_coco(images, root, *document)
-        if own is None:
-            raise DatasetError(f"{source}: no annotation below {folder} belongs to an image",
+        if own is None or any(os.path.basename(path) != CLASSES for path in files):
+            which = f"no annotation below {folder}" if own is None else f"none of the annotations below {own}"
+            raise DatasetError(f"{source}: {which} belongs to an image",
                                hint="an annotation has the image's name with .txt (ark) or .xml (voc), or is one coco .json for all")
         kind = "ark"    # a folder for annotations, and none in it: no image shows anything
     if kind == "ark":
@@ -124,7 +126,7 @@ def _walk(folder: str, seen: Set[Tuple[int, int]], everything: bool = False) -> 
 
 def _stems(files: List[str], folder: str) -> Dict[str, str]:
     """An annotation by its path without suffix, and by its bare name where only one has that."""
-    by_path = {os.path.splitext(os.path.relpath(path, folder))[0]: path for path in files if not path.endswith(".json")}
+    by_path = {os.path.splitext(os.path.relpath(path, folder))[0]: path for path in files if not path.lower().endswith(".json")}
     by_name: Dict[str, List[str]] = {}
     for stem, path in by_path.items():
         by_name.setdefault(os.path.basename(stem), []).append(path)
@@ -147,7 +149,7 @@ def _check_ark(annotations: List[str], source: str) -> None:
 
 def _coco_of(files: List[str], source: str, split: str) -> Optional[Tuple[str, Dict[str, Any]]]:
     """The one coco file and its content; None when there is none."""
-    candidates = [path for path in files if path.endswith(".json")]
+    candidates = [path for path in files if path.lower().endswith(".json")]
     named = [path for path in candidates if split in os.path.basename(path)]
     for path in (named if len(named) == 1 else candidates):
         document = _load(path)

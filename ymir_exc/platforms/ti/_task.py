@@ -1,6 +1,7 @@
 """A job of Tencent TI as a task of YMIR: env.yaml, config.yaml, index files and weights in a temporary folder (contract 5)."""
 from __future__ import annotations
 
+import json
 import math
 import os
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
@@ -182,7 +183,7 @@ def coerced(value: Any, given: Any, example: Any, place: str) -> Any:
     if isinstance(example, (int, float)):
         return _number(value, isinstance(example, int))
     if isinstance(example, str) and not isinstance(value, str) and value is not None:
-        return given if isinstance(given, str) else str(value)
+        return given if isinstance(given, str) else json.dumps(value) if isinstance(value, (dict, list)) else str(value)
     if isinstance(example, dict) and isinstance(value, dict):
         return {key: coerced(item, item, example.get(key), f"{place}.{key}") for key, item in value.items()}
     return value
