@@ -221,7 +221,8 @@ def test_stop_keeps_the_model_and_attach_shows_the_whole_log(place, data):
                                env={**os.environ, "PYTHONPATH": str(ROOT)})
     first = looking.stdout.readline()    # it is there before the stop
     one.stop()
-    rest, _ = looking.communicate(timeout=300)
+    rest = looking.stdout.read()    # not `communicate`, which with a time-out forgets what `readline` has read ahead
+    looking.wait(60)
     accept_stopped(place, job, HOSTS)
     shown, written = first + rest, job.folder.log.read_text(encoding="utf-8")
     for host in HOSTS:
