@@ -217,12 +217,11 @@ def test_stop_keeps_the_model_and_attach_shows_the_whole_log(place, data):
     job = one.latest_training_job
     until(job, "PROBE step 4 rank 0", "PROBE step 4 rank 1")
     program = "from ymir_exc.ti.estimator import Estimator; Estimator.attach('j')"
-    looking = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True,
-                               env={**os.environ, "PYTHONPATH": str(ROOT)})
-    first = looking.stdout.readline()    # it is there before the stop
-    one.stop()
-    rest = looking.stdout.read()    # not `communicate`, which with a time-out forgets what `readline` has read ahead
-    looking.wait(60)
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True,
+                          env={**os.environ, "PYTHONPATH": str(ROOT)}) as looking:
+        first = looking.stdout.readline()    # it is there before the stop
+        one.stop()
+        rest = looking.stdout.read()    # not `communicate`, which with a time-out forgets what `readline` has read ahead
     accept_stopped(place, job, HOSTS)
     shown, written = first + rest, job.folder.log.read_text(encoding="utf-8")
     for host in HOSTS:
