@@ -229,5 +229,5 @@ def test_an_image_that_is_not_there(small, tmp_path):
 def test_the_demo_image_passes_every_row(tmp_path):
     sample.write_sample(tmp_path / "data", images=12, candidates=12)
     rows = run(DEMO, tmp_path / "data", tmp_path / "out", harsh=True, tasks=verify.parse_tasks("training,mining+infer,training"),
-               params={"max_seconds": 0, "epochs": 2, "input_size": 64, "evaluations": 2})
+               params={"max_seconds": 0, "epochs": 2, "input_size": 64, "evaluations": 2, "cpu_processes": 1})
     assert {name: row.why for name, row in rows.items() if row.status != PASSED} == {}
