@@ -225,7 +225,6 @@ def test_an_image_that_is_not_there(small, tmp_path):
     assert done.stderr == "ymir-exc: docker has no image 'no-such-image:1' (build it, or: docker pull no-such-image:1)\n"
 
 
-@pytest.mark.timeout(900)    # seventeen containers, most of which train
 def test_the_demo_image_passes_every_row(tmp_path):
     sample.write_sample(tmp_path / "data", images=12, candidates=12)
     rows = run(DEMO, tmp_path / "data", tmp_path / "out", harsh=True, tasks=verify.parse_tasks("training,mining+infer,training"),
