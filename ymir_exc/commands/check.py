@@ -13,7 +13,7 @@ DESCRIPTION = """Judge what a run left (out/), a dataset (in/), an image's templ
 Nothing is run. A folder that holds in/ and out/ is judged as a whole: the output by what the task asked for.
 So is out/ alone, where in/ lies beside it."""
 EXAMPLES = """\
-  ymir-exc check demo-run                    in/ and out/ of a run
+  ymir-exc check demo-run/training           in/ and out/ of a run
   ymir-exc check out --strict                warnings fail too
   ymir-exc check img-man --format sarif      for a code host; junit for a build server
   ymir-exc check job/opt-ml                  what Tencent TI has as /opt/ml
