@@ -286,15 +286,14 @@ class Runner:
     def _clear(self) -> None:
         """Remove containers and network. A client that still makes a container is waited for, so that none comes after us."""
         for host in self._hosts:
-            if host.process.poll() is None:
-                host.process.kill()
-        for words in _plan.commands(self.spec, self.folder)[2]:
-            self.engine.call(*words)
-        remove_all(self.engine, self.spec)
+            host.process.kill()
         for host in self._hosts:
             host.process.wait()
             if host.process.stdout is not None:
                 host.process.stdout.close()
+        for words in _plan.commands(self.spec, self.folder)[2]:
+            self.engine.call(*words)
+        remove_all(self.engine, self.spec)
 
 
 def conclude(engine: Engine, spec: Spec, folder: Folder, state: State, status: str, reason: str) -> None:

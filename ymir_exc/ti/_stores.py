@@ -17,7 +17,7 @@ _FILE = "file://"
 
 
 class Store(abc.ABC):
-    """Five things that any store can do; a key has no slash at either end."""
+    """Six things that any store can do; a key has no slash at either end."""
 
     @abc.abstractmethod
     def put(self, source: Path, key: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple, Type
 
 from ymir_exc import _files
 from ymir_exc.errors import ArgumentError
-from ymir_exc.ti import _inputs, _names, _tensorboard
+from ymir_exc.ti import _inputs, _names, _plan, _record, _tensorboard
 from ymir_exc.ti import session as _session
 from ymir_exc.ti._inputs import Inputs, Place
 from ymir_exc.ti._stores import COS
@@ -135,8 +135,9 @@ class EstimatorBase:
         live = started.folder.hosts / started.spec().hosts[0] / "output" / "checkpoints"
         with _tensorboard.running(live, self.ti_session.tell) if with_tensorboard else contextlib.nullcontext():
             started.wait(logs=logs)
-        if started.status != "Completed":
-            _LOG.warning("job %s ended as %s: %s", started.name, started.status, started.state().reason)
+        state = started.state()
+        if state.status != _record.COMPLETED:
+            _LOG.warning("job %s ended as %s: %s", started.name, state.status, state.reason)
 
     def _request(self, inputs: Inputs, job_name: Optional[str]) -> _session.Request:
         image = self.train_image()
@@ -262,7 +263,7 @@ class Framework(EstimatorBase):
 
     def _program(self) -> Tuple[Optional[Path], Dict[str, Any]]:
         code, entry = _inputs.program(self.entry_point, self.source_dir)
-        return code, {"ti_program": entry, "ti_submit_directory": "/opt/ml/code", "ti_container_log_level": self.container_log_level,
+        return code, {"ti_program": entry, "ti_submit_directory": _plan.CODE, "ti_container_log_level": self.container_log_level,
                       **_distribution(self.distributions)}
 
     def _arguments(self) -> Dict[str, Any]:

@@ -59,8 +59,7 @@ class TiPlatform:
         gpus = visible_gpus(environ)
         told = _variables.tell(layout, job, environ, script.name, gpus)
         env_file, variables, warnings = self._translate(layout, job, gpus)
-        outputs = _task.outputs(layout)
-        return Prepared(env_file, {**told.variables, **variables}, outputs["monitor_file"], self._task_id,
+        return Prepared(env_file, {**told.variables, **variables}, layout.monitor, self._task_id,
                         (layout.results, layout.model, layout.output), script.argv, told.arguments, script.setup, script.cwd,
                         (*problems, *job.warnings, *script.warnings, *told.warnings, *warnings))
 

@@ -58,6 +58,11 @@ class Layout(NamedTuple):
         return self.path("output", "data")
 
     @property
+    def monitor(self) -> str:
+        """Progress, and the reason of a failure."""
+        return os.path.join(self.results, "monitor.txt")
+
+    @property
     def tensorboard(self) -> str:
         """TI shows what lies below `output/checkpoints` while the job runs."""
         return self.path("output", "checkpoints", "tensorboard")
@@ -155,6 +160,11 @@ def decode(value: Any, place: str) -> Any:
         raise ConfigError(f"{place}: the key {e.key!r} is there twice") from None
     except (ValueError, RecursionError):
         return value
+
+
+def is_yes(value: Any) -> bool:
+    """Whether a hyper-parameter or an environment variable switches something on; one that is not there does not."""
+    return str(value).strip().lower() in ("1", "true", "yes", "on")
 
 
 def read_object(path: str) -> Optional[Dict[str, Any]]:

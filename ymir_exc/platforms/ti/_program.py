@@ -8,7 +8,7 @@ import sys
 from typing import List, Mapping, NamedTuple, Optional, Tuple
 
 from ymir_exc.errors import ConfigError
-from ymir_exc.platforms.ti._config import Job, Layout
+from ymir_exc.platforms.ti._config import Job, Layout, is_yes
 
 PROGRAM_KEY = "ti_program"
 PROGRAM_VARIABLE = "TI_PROGRAM"
@@ -51,7 +51,7 @@ def find(layout: Layout, job: Job, environ: Mapping[str, str]) -> Script:
     argv, setup, warnings = [*_interpreter(path, source), path], [], []
     requirements = os.path.join(layout.code, _REQUIREMENTS)
     if cwd is not None and os.path.isfile(requirements):
-        if environ.get(INSTALL_VARIABLE, "").strip().lower() in ("1", "true", "yes", "on"):
+        if is_yes(environ.get(INSTALL_VARIABLE)):
             setup = [sys.executable, "-m", "ymir_exc.platforms.ti._install", requirements]
         else:
             warnings.append(f"{requirements} is not installed: {INSTALL_VARIABLE}=1 asks for it; an image that has it starts sooner")

@@ -51,7 +51,7 @@ def close_output(layout: Layout, task_id: str, outcome: Outcome) -> None:
 
 def _write_monitor(layout: Layout, task_id: str, outcome: Outcome) -> None:
     _files.make_folder(layout.results)
-    write_final(os.path.join(layout.results, "monitor.txt"), task_id, outcome)
+    write_final(layout.monitor, task_id, outcome)
 
 
 def _write_outcome(layout: Layout, outcome: Outcome) -> None:

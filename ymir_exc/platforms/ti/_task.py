@@ -86,9 +86,9 @@ def outputs(layout: Layout) -> Dict[str, str]:
     """The section `output` of env.yaml: where TI collects what."""
     return {
         "root_dir": layout.results, "models_dir": layout.model, "tensorboard_dir": layout.tensorboard,
-        "training_result_file": os.path.join(layout.model, "result.yaml"),
+        "training_result_file": os.path.join(layout.model, "result.yaml"), "monitor_file": layout.monitor,
         **{key: os.path.join(layout.results, name) for key, name in (
-            ("mining_result_file", "result.tsv"), ("infer_result_file", "infer-result.json"), ("monitor_file", "monitor.txt"),
+            ("mining_result_file", "result.tsv"), ("infer_result_file", "infer-result.json"),
             ("executor_log_file", "ymir-executor-out.log"))}}
 
 

@@ -7,7 +7,7 @@ import re
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Sequence, Tuple
 
 from ymir_exc.errors import ConfigError
-from ymir_exc.platforms.ti._config import Job, Layout
+from ymir_exc.platforms.ti._config import Job, Layout, is_yes
 
 ARGUMENTS_VARIABLE = "YMIR_EXC_TI_ARGUMENTS"
 SAGEMAKER_VARIABLE = "YMIR_EXC_TI_SAGEMAKER"
@@ -50,7 +50,7 @@ def tell(layout: Layout, job: Job, environ: Mapping[str, str], entry: str, gpus:
     dialect = environ.get(ARGUMENTS_VARIABLE) or ("ti" if entry else "none")
     if dialect not in DIALECTS:
         raise ConfigError(f"{ARGUMENTS_VARIABLE}={dialect} names no way to pass hyper-parameters", hint=f"one of {', '.join(DIALECTS)}")
-    is_sagemaker = _is_yes(environ.get(SAGEMAKER_VARIABLE)) or _is_yes(job.values.get(SAGEMAKER_KEY))
+    is_sagemaker = is_yes(environ.get(SAGEMAKER_VARIABLE)) or is_yes(job.values.get(SAGEMAKER_KEY))
     values = job.user_values(*(_SAGEMAKER_PREFIXES if is_sagemaker or dialect == "sagemaker" else ()))
     arguments = tuple(DIALECTS[dialect](_passable(values, dialect, warnings)))
     facts: Dict[str, Any] = {
@@ -68,10 +68,6 @@ def tell(layout: Layout, job: Job, environ: Mapping[str, str], entry: str, gpus:
         twins = {**facts, "INPUT_DIR": layout.path("input"), "CHANNELS": sorted(job.channels)}
         variables.update(_encoded("SM_", twins, named, _compact, []))
     return Told(variables, arguments, tuple(warnings))
-
-
-def _is_yes(value: Any) -> bool:
-    return str(value).strip().lower() in ("1", "true", "yes", "on")
 
 
 # --------------------------------------------------------------------------------------------------------------------- variables
