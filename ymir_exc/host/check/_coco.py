@@ -124,10 +124,9 @@ class CocoCheck:
                     stream.skip()
                 elif stream.peek() == "[":
                     yield key, -1, []
-                    for position in stream.elements():
-                        stream.peek()
-                        self._line = stream.line
-                        yield key, position, stream.value()
+                    for position, (line, value) in enumerate(stream.values()):
+                        self._line = line
+                        yield key, position, value
                 else:
                     yield key, -1, stream.value()
             stream.end()

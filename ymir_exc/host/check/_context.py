@@ -10,7 +10,7 @@ from typing import Any, Callable, Dict, FrozenSet, Iterator, List, NamedTuple, O
 
 from ymir_exc.errors import ConfigError, one_line
 from ymir_exc.host.check._env import absence, read_mapping
-from ymir_exc.host.findings import Finding, Severity, rule
+from ymir_exc.host.findings import Finding, Rule, Severity, rule
 
 X001 = rule("X001", Severity.ERROR, "Every check can be carried out", "What was not judged may be wrong",
             "Mend what the message names; if nothing is wrong with the file, report it with the message")
@@ -27,7 +27,7 @@ X011 = rule("X011", Severity.WARNING, "env.yaml and config.yaml of the task can 
 
 _BLOCK = 1 << 20
 _LONGEST_LINE = 1 << 20
-_OBJECT_TYPES = (2, 3, 4, 50)
+OBJECT_TYPES = (2, 3, 4, 50)    # the keys of util.OBJECT_TYPE_FOLDERS, whose import is slow
 PRIMARY = {2: "mAP", 3: "mIoU", 4: "maskAP"}
 """Object type to the metric by which the platform's users choose a stage (contract 6.1)."""
 
@@ -83,6 +83,43 @@ class Candidates:
 def _split(path: str) -> Tuple[str, str]:
     cut = path.rfind("/") + 1
     return path[:cut], path[cut:]
+
+
+class Coverage:
+    """Which images a result has named so far.
+
+    Args:
+        candidates: Those that it should name; None where they are not known.
+    """
+
+    def __init__(self, candidates: Optional[Candidates]) -> None:
+        self._candidates = candidates
+        self._unseen: Set[str] = set() if candidates is None else candidates.names()
+        self._others: Set[str] = set()    # of images that are no candidates, or where these are not known
+
+    def add(self, name: str) -> bool:
+        """Note an image by its file name, and say whether it was there before."""
+        if self._candidates is not None and name in self._candidates:
+            is_again = name not in self._unseen
+            self._unseen.discard(name)
+        else:
+            is_again = name in self._others
+            self._others.add(name)
+        return is_again
+
+    def excuse(self, name: str) -> None:
+        """Do not count an image as missing: it is there, but another finding tells what is wrong with it."""
+        self._unseen.discard(name)
+
+    def is_stranger(self, name: str) -> bool:
+        """Whether the candidates are known, and this is none."""
+        return self._candidates is not None and name not in self._candidates
+
+    def lacking(self, said: str) -> str:
+        """How many candidates `said`, such as "are missing", and the first of them; '' when all were named."""
+        if self._candidates is None or not self._unseen:
+            return ""
+        return f"{len(self._unseen)} of {len(self._candidates)} candidates {said}, first {', '.join(self._candidates.first(self._unseen))}"
 
 
 class Task(NamedTuple):
@@ -142,7 +179,7 @@ def read_task(given: Path, found: List[Finding]) -> Task:
     task_id, inside = (env or {}).get("task_id"), (env or {}).get("input")
     root = str(inside.get("root_dir", "/in")) if isinstance(inside, dict) else "/in"
     wants_candidates = runs is None or runs & {"mining", "infer"}
-    return Task(runs, None if task_id is None else str(task_id), classes, kind if kind in _OBJECT_TYPES else None,
+    return Task(runs, None if task_id is None else str(task_id), classes, kind if kind in OBJECT_TYPES else None,
                 _candidates(given / "candidate-index.tsv", found) if wants_candidates else None, given,
                 root.rstrip("/"))
 
@@ -214,8 +251,17 @@ def odd_file(path: Path) -> Optional[Finding]:
     return X003.found(f"is {next((name for test, name in kinds if test(mode)), 'no regular file')}", str(path))
 
 
-def is_sound(path: Path, found: List[Finding]) -> bool:
-    """Whether an output that is there can be read at all; a byte order mark is told in `found` and hinders nothing."""
+def is_sound(path: Path, found: List[Finding], missing: Optional[Rule] = None) -> bool:
+    """Whether an output can be read at all.
+
+    Args:
+        path: The file.
+        found: Is told what is wrong; a byte order mark is told too, and hinders nothing.
+        missing: The rule that is broken where nothing stands; without it, something must.
+    """
+    if missing is not None and not is_there(path):
+        found.append(missing.found("there is none", str(path)))
+        return False
     odd = odd_file(path)
     if odd is not None:
         found.append(odd)

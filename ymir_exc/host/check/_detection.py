@@ -4,7 +4,7 @@ from __future__ import annotations
 import re
 from typing import Any, Dict, FrozenSet, Iterator, List, Mapping, Optional, Set, Tuple
 
-from ymir_exc.host.check._context import Task, kind_of, number, shown
+from ymir_exc.host.check._context import Coverage, Task, kind_of, number, shown
 from ymir_exc.host.check._json_file import X010, ResultFile
 from ymir_exc.host.check._json_stream import JsonStream
 from ymir_exc.host.findings import Finding, Rule, Severity, rule
@@ -67,8 +67,7 @@ class Predictions:
 
     def __init__(self, file: ResultFile, task: Task, counts: Dict[str, int]) -> None:
         self.file, self.task, self.counts = file, task, counts
-        self.unseen: Set[str] = task.candidates.names() if task.candidates else set()
-        self.seen: Set[str] = set()    # of images that are no candidates, or where these are not known
+        self.coverage = Coverage(task.candidates)
         self.images = self.boxes = 0
 
     def judge(self, stream: JsonStream) -> Iterator[Finding]:
@@ -98,10 +97,9 @@ class Predictions:
                 yield from self.file.notes(stream, line, key)
             yield from self._name(name, line, key)
             yield from self._image(name, value, line, key)
-        candidates = self.task.candidates
-        if candidates is not None and self.unseen:
-            first = ", ".join(candidates.first(self.unseen))
-            yield self._found(D306, f"{len(self.unseen)} of {len(candidates)} candidates are missing, first {first}", None, "detection")
+        lacking = self.coverage.lacking("are missing")
+        if lacking:
+            yield self._found(D306, lacking, None, "detection")
         self.counts["images"], self.counts["boxes"] = self.images, self.boxes
 
     def _found(self, broken: Rule, message: str, line: Optional[int], key: str) -> Finding:
@@ -111,16 +109,10 @@ class Predictions:
         name = key[key.rfind("/") + 1:]
         if name != key:
             yield self._found(D303, f"{shown(key)} has a folder", line, place)
-        if self.task.candidates is not None and name in self.task.candidates:
-            if name not in self.unseen:
-                yield self._found(D305, f"{name} is there before", line, place)
-            self.unseen.discard(name)
-            return
-        if name in self.seen:
+        if self.coverage.add(name):
             yield self._found(D305, f"{name} is there before", line, place)
-        elif self.task.candidates is not None:
+        elif self.coverage.is_stranger(name):
             yield self._found(D304, f"{shown(name)} is no candidate", line, place)
-        self.seen.add(name)
 
     def _image(self, name: str, value: Any, line: int, key: str) -> Iterator[Finding]:
         if not isinstance(value, dict) or not ("boxes" in value or "annotations" in value):

@@ -40,10 +40,7 @@ class ResultFile:
 
     def is_sound(self, found: List[Finding]) -> bool:
         """Whether there is a file to read; what is wrong with it is told in `found`."""
-        if not _context.is_there(self.path):
-            found.append(D301.found("there is none", str(self.path)))
-            return False
-        is_sound = _context.is_sound(self.path, found)
+        is_sound = _context.is_sound(self.path, found, D301)
         self._skip = 3 if found and is_sound else 0    # the byte order mark
         return is_sound
 

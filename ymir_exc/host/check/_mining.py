@@ -4,10 +4,10 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
-from typing import Dict, Iterator, List, Optional, Set
+from typing import Dict, Iterator, List, Optional
 
 from ymir_exc.host.check import _context
-from ymir_exc.host.check._context import Meter, Task, shown
+from ymir_exc.host.check._context import Coverage, Meter, Task, shown
 from ymir_exc.host.findings import Finding, Rule, Severity, rule
 
 _E, _W = Severity.ERROR, Severity.WARNING
@@ -63,8 +63,7 @@ class _Ranking:
 
     def __init__(self, path: Path, task: Task) -> None:
         self.path, self.candidates = path, task.candidates
-        self.unseen: Set[str] = task.candidates.names() if task.candidates else set()
-        self.seen: Set[str] = set()    # of images that are no candidates, or where these are not known
+        self.coverage = Coverage(task.candidates)
         self.lines = 0
         self.last: Optional[float] = None
         self.is_constant = True
@@ -88,21 +87,18 @@ class _Ranking:
 
     def _image(self, number: int, path: str) -> Iterator[Finding]:
         name = path[path.rfind("/") + 1:]
+        is_double = self.coverage.add(name)
         if self.candidates is not None and name in self.candidates:
-            is_double = name not in self.unseen
-            self.unseen.discard(name)
             if not is_double and not self.candidates.has_path(path):
                 yield R208.found(f"{shown(path)} is {shown(self.candidates.path(name))} there", str(self.path), line=number)
             if is_double and self.candidates.has_path(path):
                 yield R209.found(f"{name} is there before", str(self.path), line=number)
             elif is_double:
                 yield R208.found(f"{shown(path)} is not as in the index file, and {name} is there before", str(self.path), line=number)
-            return
-        if name in self.seen:
+        elif is_double:
             yield R209.found(f"{name} is there before", str(self.path), line=number)
         elif self.candidates is not None:
             yield R207.found(f"{shown(path)} is no candidate", str(self.path), line=number)
-        self.seen.add(name)
 
     def _score(self, number: int, text: str) -> Iterator[Finding]:
         if not _DECIMAL.fullmatch(text) or not math.isfinite(float(text)):
@@ -118,9 +114,9 @@ class _Ranking:
     def end(self) -> Iterator[Finding]:
         yield from self.returns.found(self.path)
         yield from self.unsorted.found(self.path)
-        if self.candidates is not None and self.unseen:
-            names = ", ".join(self.candidates.first(self.unseen))
-            yield R210.found(f"{len(self.unseen)} of {len(self.candidates)} candidates have no line, first {names}", str(self.path))
+        lacking = self.coverage.lacking("have no line")
+        if lacking:
+            yield R210.found(lacking, str(self.path))
         elif not self.lines:
             yield R211.found("holds no line", str(self.path))
         if self.is_constant and self.lines >= _FEW and self.last is not None:
@@ -137,11 +133,8 @@ def check_ranking(out: Path, task: Task, meter: Meter, counts: Dict[str, int]) -
         counts: Is given the number of lines.
     """
     path = out / "result.tsv"
-    if not _context.is_there(path):
-        yield R201.found("there is none", str(path))
-        return
     found: List[Finding] = []
-    is_sound = _context.is_sound(path, found)
+    is_sound = _context.is_sound(path, found, R201)
     yield from found
     if not is_sound:
         return

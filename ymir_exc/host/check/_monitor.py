@@ -80,11 +80,8 @@ def check_monitor(out: Path, task: Task) -> Iterator[Finding]:
         task: What is known of the task.
     """
     path = out / "monitor.txt"
-    if not _context.is_there(path):
-        yield M501.found("there is none", str(path))
-        return
     found: List[Finding] = []
-    is_sound = _context.is_sound(path, found)
+    is_sound = _context.is_sound(path, found, M501)
     yield from found
     if not is_sound:
         return

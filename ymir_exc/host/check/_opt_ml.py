@@ -28,7 +28,6 @@ O105 = rule("O105", Severity.WARNING, "The job's description can be read",
 MOST_BYTES = 1024
 SEEN = "/opt/ml"
 _NOT_ON_TI = frozenset({"M517"})    # TI rewrites no monitor.txt
-_OBJECT_TYPES = (2, 3, 4, 50)
 
 
 def is_tree(path: Path) -> bool:
@@ -149,7 +148,7 @@ def _with_dataset(root: Path, channels: Mapping[str, str], values: Mapping[str, 
             candidates = Candidates(_seen(root, path) for path, _ in split.rows)
             kind = kind or split.dataset.get("object_type")
     classes = frozenset(str(name).strip().lower() for name in names) if isinstance(names, list) and names else None
-    return task._replace(class_names=classes, candidates=candidates, object_type=kind if kind in _OBJECT_TYPES else None)
+    return task._replace(class_names=classes, candidates=candidates, object_type=kind if kind in _context.OBJECT_TYPES else None)
 
 
 def _seen(root: Path, path: str) -> str:

@@ -5,7 +5,7 @@ from array import array
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Set, Tuple
 
 from ymir_exc.host.check import _masks
-from ymir_exc.host.check._context import Task, kind_of, number, shown
+from ymir_exc.host.check._context import Coverage, Task, kind_of, number, shown
 from ymir_exc.host.check._json_file import X010, ResultFile
 from ymir_exc.host.check._json_stream import JsonStream
 from ymir_exc.host.findings import Finding, Rule, Severity, rule
@@ -65,8 +65,7 @@ class Coco:
 
     def __init__(self, file: ResultFile, task: Task, counts: Dict[str, int]) -> None:
         self.file, self.task, self.counts = file, task, counts
-        self.unseen: Set[str] = task.candidates.names() if task.candidates else set()
-        self.seen: Set[str] = set()
+        self.coverage = Coverage(task.candidates)
         self.sizes: Dict[int, Tuple[int, int]] = {}    # image id to width and height, (0, 0) where not told
         self.classes: Dict[int, str] = {}
         self.lists: Set[str] = set()    # the parts that are one: ids of the others are not known
@@ -110,10 +109,9 @@ class Coco:
         for key in _PARTS:
             if key not in keys:
                 yield self._found(S401, f"{key} is missing", 1, key)
-        candidates = self.task.candidates
-        if candidates is not None and self.unseen and "images" in keys:
-            first = ", ".join(candidates.first(self.unseen))
-            yield self._found(S407, f"{len(self.unseen)} of {len(candidates)} candidates are missing, first {first}", None, "images")
+        lacking = self.coverage.lacking("are missing")
+        if lacking and "images" in keys:
+            yield self._found(S407, lacking, None, "images")
 
     def _second(self, stream: JsonStream) -> Iterator[Finding]:
         for key in stream.members():
@@ -132,7 +130,7 @@ class Coco:
         name = value.get("file_name") if isinstance(value, dict) else None
         if not isinstance(value, dict) or not _is_id(value.get("id")) or not isinstance(name, str) or not name.strip():
             yield self._found(S402, _lacking(value, ("id", "file_name")), line, key)
-            self.unseen.discard(str(name))
+            self.coverage.excuse(str(name))
             return
         if value["id"] in self.sizes:
             yield self._found(S403, f"id {value['id']} is there before", line, f"{key}.id")
@@ -141,16 +139,10 @@ class Coco:
         if "/" in name:
             yield self._found(S404, f"file_name is {shown(name)}", line, f"{key}.file_name")
             name = name[name.rfind("/") + 1:]
-        if self.task.candidates is not None and name in self.task.candidates:
-            if name not in self.unseen:
-                yield self._found(S406, f"{name} is there before", line, f"{key}.file_name")
-            self.unseen.discard(name)
-            return
-        if name in self.seen:
+        if self.coverage.add(name):
             yield self._found(S406, f"{name} is there before", line, f"{key}.file_name")
-        elif self.task.candidates is not None:
+        elif self.coverage.is_stranger(name):
             yield self._found(S405, f"{shown(name)} is no candidate", line, f"{key}.file_name")
-        self.seen.add(name)
 
     def _category(self, value: Any, line: int, key: str) -> Iterator[Finding]:
         name = value.get("name") if isinstance(value, dict) else None

@@ -60,7 +60,6 @@ COUNTS = ("tp", "fp", "fn")
 _DEFAULT_STAGE = "default_best_stage"
 _MAX_STAGES, _MAX_NAME = 11, 100
 INT32_MIN, INT32_MAX = -(2 ** 31), 2 ** 31 - 1
-_OBJECT_TYPES = (2, 3, 4, 50)
 
 
 class _Stage(NamedTuple):
@@ -80,9 +79,6 @@ def check_training(models: Path, task: Task, counts: Dict[str, int]) -> Iterator
         counts: Is given the number of stages.
     """
     path = models / "result.yaml"
-    if not _context.is_there(path):
-        yield T101.found("there is none", str(path))
-        return
     found: List[Finding] = []
     document = _read(path, found)
     yield from found
@@ -96,13 +92,13 @@ def check_training(models: Path, task: Task, counts: Dict[str, int]) -> Iterator
         yield from _stages(document, models, task, counts)
     yield from _stage_files.check_attachments(document, models)
     yield from _evaluate_config(document)
-    if "object_type" in value and not (type(value["object_type"]) is int and value["object_type"] in _OBJECT_TYPES):
+    if "object_type" in value and not (type(value["object_type"]) is int and value["object_type"] in _context.OBJECT_TYPES):
         yield document.found(T134, f"object_type is {shown(value['object_type'])}", "object_type")
     yield from _stage_files.check_rest(document, models)
 
 
 def _read(path: Path, found: List[Finding]) -> Optional[Document]:
-    if not _context.is_sound(path, found):
+    if not _context.is_sound(path, found, T101):
         return None
     bad = _context.first_bad_line(path)
     if bad is not None:
