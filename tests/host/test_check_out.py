@@ -77,6 +77,15 @@ def test_every_rule_has_a_case():
     assert len(OUTPUT_RULES) > 100
 
 
+@pytest.mark.parametrize("word", ["y", " Yes ", "on", "T", "1"])
+def test_a_task_that_a_word_asks_for_is_due(made, word):
+    base = made("mining")
+    env = base.given / "env.yaml"
+    env.write_text(env.read_text().replace("run_mining: true", f"run_mining: '{word}'"))
+    base.ranking.unlink()
+    assert codes(out_findings(base)) == ["R201"]
+
+
 @pytest.mark.parametrize("given", ["3.0", "", "三", " 3", True, None])
 def test_what_the_platform_takes_for_no_whole_number(made, given):
     base = made("infer")

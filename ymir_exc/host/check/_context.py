@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 from ymir_exc.errors import ConfigError, one_line
-from ymir_exc.host.check._env import absence, read_mapping
+from ymir_exc.host.check._env import absence, is_set, read_mapping
 from ymir_exc.host.findings import Finding, Rule, Severity, rule
 
 X001 = rule("X001", Severity.ERROR, "Every check can be carried out", "What was not judged may be wrong",
@@ -172,7 +172,7 @@ def read_task(given: Path, found: List[Finding]) -> Task:
     env, config = _mapping(given / "env.yaml", found), _mapping(given / "config.yaml", found)
     runs = None
     if env is not None:
-        runs = frozenset(task for task in ("training", "mining", "infer") if _is_true(env.get(f"run_{task}")))
+        runs = frozenset(task for task in ("training", "mining", "infer") if is_set(env, task))
     names = (config or {}).get("class_names")
     classes = frozenset(str(name).strip().lower() for name in names) if isinstance(names, list) else None
     kind = None if config is None else config.get("object_type", 2)
@@ -182,10 +182,6 @@ def read_task(given: Path, found: List[Finding]) -> Task:
     return Task(runs, None if task_id is None else str(task_id), classes, kind if kind in OBJECT_TYPES else None,
                 _candidates(given / "candidate-index.tsv", found) if wants_candidates else None, given,
                 root.rstrip("/"))
-
-
-def _is_true(value: Any) -> bool:
-    return str(value).lower() in ("true", "t", "1", "yes", "on")
 
 
 def _mapping(path: Path, found: List[Finding]) -> Optional[Dict[str, Any]]:

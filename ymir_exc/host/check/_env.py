@@ -141,11 +141,12 @@ def task_of(folder: Path, raw: Mapping[str, Any]) -> Task:
     inside = {key: value for key, value in inside.items() if isinstance(value, str)} if isinstance(inside, dict) else {}
     root = (inside.get("root_dir") or INPUT_DEFAULTS["root_dir"]).rstrip("/")
     manifest = raw.get("manifest_file", TASK_DEFAULTS["manifest_file"])
-    return Task(folder, root, tuple(name for name in TASKS if _is_set(raw, name)), inside, "" if task_id is None else str(task_id),
+    return Task(folder, root, tuple(name for name in TASKS if is_set(raw, name)), inside, "" if task_id is None else str(task_id),
                 manifest if isinstance(manifest, str) else "")
 
 
-def _is_set(raw: Mapping[str, Any], task: str) -> bool:
+def is_set(raw: Mapping[str, Any], task: str) -> bool:
+    """Whether an env.yaml asks for a task, in any of the words that are taken for true."""
     return str(raw.get(f"run_{task}")).strip().lower() in ("true", "1", "yes", "on", "t", "y")
 
 
