@@ -132,11 +132,20 @@ def test_a_line_longer_than_any_buffer_is_shown_as_it_comes():
     stream = File()
     painter = Painter(["a"], stream)
     for _ in range(3):
-        painter.feed(0, b"x" * 50000)
-    assert len(stream.buffer.getvalue()) > 90000
+        painter.feed(0, b"x" * 500_000)
+    assert len(stream.buffer.getvalue()) > 900_000
     painter.feed(0, b"y\n")
     painter.close()
-    assert stream.buffer.getvalue() == b"a | " + b"x" * 150000 + b"y\n"
+    assert stream.buffer.getvalue() == b"a | " + b"x" * 1_500_000 + b"y\n"
+
+
+def test_another_hosts_line_cuts_none_of_up_to_a_mib():
+    long = [(0, b"x" * 65536)] * 16
+    between = [(1, b"between\n")]
+    assert paint([*long[:8], *between, *long[8:], *between, (0, b"\nlast")], File()) \
+        == b"bb | between\n" * 2 + b"a  | " + b"x" * (1 << 20) + b"\na  | last\n"
+    assert paint([*long, (0, b"y"), *between, (0, b"z\n")], File()) \
+        == b"a  | " + b"x" * (1 << 20) + b"y\nbb | between\na  | z\n"
 
 
 def test_many_lines_in_pieces_of_any_size(tmp_path):

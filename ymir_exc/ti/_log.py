@@ -11,10 +11,10 @@ import re
 import sys
 import time
 from pathlib import Path
-from typing import IO, Any, Iterator, List, Optional, Sequence, Tuple
+from typing import IO, Any, Iterator, Optional, Sequence, Tuple
 
 _COLOURS = (36, 33, 32, 35, 34, 31)
-_LONGEST = 1 << 16
+_LONGEST = 1 << 20    # a longer line is not held back for its end, so that another host's may cut it in two
 _PATIENCE = 0.5
 _BREAK = re.compile(rb"\r?\n|\r(?=[^\n])")
 
@@ -73,8 +73,8 @@ class Reader:
 class Painter:
     """Shows pieces with the host's name before each line.
 
-    Lines of several hosts are never mixed. A line that ends in a carriage return, as progress bars have it, is overwritten by the next one
-    on a terminal, and stands on a line of its own elsewhere.
+    Lines of several hosts are never mixed, and one of up to a MiB is never cut where the stream is no terminal. A line that ends in a
+    carriage return, as progress bars have it, is overwritten by the next one on a terminal, and stands on a line of its own elsewhere.
 
     Args:
         hosts: Their names.
@@ -91,30 +91,33 @@ class Painter:
         wide = max(map(len, hosts), default=0)
         self._heads = [f"\x1b[{_COLOURS[n % len(_COLOURS)]}m{host:<{wide}} |\x1b[0m ".encode() if colours else f"{host:<{wide}} | ".encode()
                        for n, host in enumerate(hosts)]
-        self._waiting: List[bytes] = [b"" for _ in hosts]
+        self._waiting = [bytearray() for _ in hosts]
         self._since = [0.0 for _ in hosts]
         self._open: Optional[int] = None    # the host whose line the cursor is in
         self._again = False                 # that line is to be overwritten
 
     def feed(self, host: int, data: bytes) -> None:
         """Show what a host printed, as far as lines are whole."""
-        data = self._waiting[host] + data
+        waiting = self._waiting[host]
+        begin = len(waiting) - waiting.endswith(b"\r")    # nothing ends a line before this
+        was_waiting = bool(waiting)
+        waiting += data
         place, shown = 0, []
-        if self._open is None and b"\r" not in data:    # nearly always, and many times faster
-            place = data.rfind(b"\n") + 1
-            if place:
+        if self._open is None and waiting.find(b"\r", begin) < 0:    # nearly always, and many times faster
+            end = waiting.rfind(b"\n", begin)
+            if end >= 0:
                 head = self._heads[host]
-                shown.append(head + data[:place - 1].replace(b"\n", b"\n" + head) + b"\n")
-        for found in _BREAK.finditer(data, place):
-            shown.append(self._line(host, data[place:found.start()], found.group() == b"\r"))
-            place = found.end()
-        rest = data[place:]
-        if len(rest) > _LONGEST:
-            shown.append(self._part(host, rest))
-            rest = b""
-        if not self._waiting[host] or place:
+                place = begin = end + 1
+                shown.append(head + waiting[:end].replace(b"\n", b"\n" + head) + b"\n")
+        for found in _BREAK.finditer(bytes(waiting[begin:])):
+            shown.append(self._line(host, waiting[place:begin + found.start()], found.group() == b"\r"))
+            place = begin + found.end()
+        del waiting[:place]
+        if len(waiting) > _LONGEST:
+            shown.append(self._part(host, waiting))
+            waiting.clear()
+        if not was_waiting or place:
             self._since[host] = time.monotonic()
-        self._waiting[host] = rest
         self._out(b"".join(shown))
 
     def idle(self) -> None:
@@ -123,8 +126,8 @@ class Painter:
             now = time.monotonic()
             for host, rest in enumerate(self._waiting):
                 if rest and now - self._since[host] > _PATIENCE:
-                    self._waiting[host] = b""
                     self._out(self._line(host, rest[:-1], True) if rest.endswith(b"\r") else self._part(host, rest))
+                    rest.clear()
 
     def close(self) -> None:
         """Show what is left, and end the last line."""
@@ -132,19 +135,19 @@ class Painter:
         for host, rest in enumerate(self._waiting):
             if rest:
                 shown.append(self._line(host, rest[:-1] if rest.endswith(b"\r") else rest, False))
-                self._waiting[host] = b""
+                rest.clear()
         if self._open is not None:
             shown.append(b"\n")
             self._open, self._again = None, False
         self._out(b"".join(shown))
 
-    def _part(self, host: int, text: bytes) -> bytes:
+    def _part(self, host: int, text: bytearray) -> bytes:
         """A piece of a line that goes on."""
         start = self._start(host)
         self._open = host
         return start + text
 
-    def _line(self, host: int, text: bytes, again: bool) -> bytes:
+    def _line(self, host: int, text: bytearray, again: bool) -> bytes:
         if again and not self._live and not text and self._open is None:
             return b""    # a bar begins with a carriage return, before there is anything to overwrite
         start = self._start(host)
