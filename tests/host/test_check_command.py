@@ -115,6 +115,22 @@ def test_what_is_not_recognised(tmp_path, capsys, name, said):
     assert said in err and err.count("\n") == 1 and err.startswith("ymir-exc: ")
 
 
+def test_each_of_several_runs(tmp_path, monkeypatch, capsys):
+    names = {"training": "a run 一", "mining": "b"}
+    runs = [check_cases.make(task, tmp_path / "runs" / name, monkeypatch).root for task, name in names.items()]
+    (runs[0] / "out/models/result.yaml").unlink()
+    (runs[1] / "out/result.tsv").unlink()
+    (tmp_path / "runs" / "notes").mkdir()
+    (tmp_path / "runs" / "read.me").write_text("x")
+    assert check.kinds_at(tmp_path / "runs") == ["in", "out"]
+    found = list(check.check(tmp_path / "runs"))
+    assert found == [one for run in runs for one in check.check(run)]
+    assert {Path(one.path).relative_to(tmp_path / "runs").parts[:2] for one in found} >= {(run.name, "out") for run in runs}
+    assert cli.main(["check", str(tmp_path / "runs")]) == 4
+    assert cli.main(["check", str(tmp_path / "runs/notes")]) == 2
+    assert "for runs with in/ and out/" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("closed", "checked", "status", "said"), [
     ("out", "", 4, ["X004"]), ("out", "out", 2, "out cannot be read: Permission denied"),
     ("out/models", "", 4, ["X004"]), ("out/models/result.yaml", "", 4, ["X004"]), ("out/models/epoch_20", "", 4, ["X004"]),

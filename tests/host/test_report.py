@@ -211,9 +211,23 @@ def test_map_is_of_the_reference_or_not_there(task, tmp_path, monkeypatch):
 
     monkeypatch.setattr("ymir_exc.evaluation.mean_average_precision", missing)
     assert facts_of(task, tmp_path=tmp_path)["quality"]["mAP_missing"] == "no pycocotools"
-    monkeypatch.setattr(report, "MOST_JUDGED", 3)
+    monkeypatch.setattr(report, "MOST_JUDGED", 0)
     missing = facts_of(task, tmp_path=tmp_path)["quality"]
-    assert (missing["mAP"], missing["mAP50"], missing["mAP_missing"]) == (None, None, "too many"), "cat, cat and dog, dog"
+    assert (missing["mAP"], missing["mAP50"], missing["mAP_images"], missing["mAP_missing"]) == (None, None, 0, "too many")
+
+
+def test_map_of_many_images_is_that_of_a_sample(task, tmp_path, monkeypatch):
+    pytest.importorskip("pycocotools")
+    from ymir_exc import evaluation
+    judged = []
+    real = evaluation.mean_average_precision
+    monkeypatch.setattr("ymir_exc.evaluation.mean_average_precision", lambda *given: judged.append(len(given[0])) or real(*given))
+    assert facts_of(task, tmp_path=tmp_path)["quality"]["mAP_images"] == 3
+    monkeypatch.setattr(report, "MOST_JUDGED", 3)    # cat; cat and dog; dog; and of each a little for the classes that there are
+    quality = facts_of(task, tmp_path=tmp_path)["quality"]
+    assert judged == [3, quality["mAP_images"]] and quality["mAP_images"] in (1, 2) and quality["images"] == 3
+    assert 0 <= quality["mAP"] <= quality["mAP50"] <= 1 and quality["mAP_missing"] == ""
+    assert facts_of(task, tmp_path=tmp_path)["quality"] == quality, "the same sample again"
 
 
 def test_findings_are_those_of_check(task, tmp_path):

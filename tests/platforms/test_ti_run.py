@@ -201,9 +201,6 @@ def test_what_the_program_wrote_stays(job, train):
     path = job.output / "failure"
     assert train.run("sh", "-c", f"echo my own words > '{path}'; exit 3").returncode == 3
     assert job.failure() == "my own words\n"
-    path.write_text("from before")
-    train.run("sh", "-c", "exit 3")
-    assert job.failure() == "from before"
     path.write_text("")
     train.run("sh", "-c", "exit 3")
     assert job.failure().startswith("160004 CONTAINER_ERROR: exited with status 3")
@@ -213,6 +210,16 @@ def test_an_earlier_success_goes(job, train):
     (job.output / "success").write_text("success\n")
     train.run("false")
     assert not (job.output / "success").exists()
+
+
+def test_an_earlier_failure_is_not_taken_for_this_runs(job, train):
+    train.run("sh", "-c", f"echo the first > '{job.output}/failure'; exit 3")
+    assert train.run("sh", "-c", "echo the second >&2; exit 4").returncode == 4
+    assert job.failure().startswith("160004 CONTAINER_ERROR: the second")
+    assert (job.output / "failure.previous").read_text() == "the first\n"
+    assert train.run("true").returncode == 0
+    assert not (job.output / "failure").exists() and (job.output / "success").exists()
+    assert (job.output / "failure.previous").read_text().startswith("160004 CONTAINER_ERROR: the second")
 
 
 def test_a_stop_is_neither(job, train):

@@ -23,7 +23,7 @@ def place(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(made)
     monkeypatch.setenv("YMIR_EXC_TI_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("HOME", str(tmp_path / "person"))
-    for name in CLOUD:
+    for name in (*CLOUD, "CUDA_VISIBLE_DEVICES"):
         monkeypatch.delenv(name, raising=False)
     return made
 

@@ -11,9 +11,9 @@ from ymir_exc.commands import add_common
 DESCRIPTION = """Judge what a run left (out/), a dataset (in/), an image's templates (img-man/), one config.yaml, or /opt/ml.
 
 Nothing is run. A folder that holds in/ and out/ is judged as a whole: the output by what the task asked for.
-So is out/ alone, where in/ lies beside it."""
+So is out/ alone, where in/ lies beside it, and each run in a folder of runs."""
 EXAMPLES = """\
-  ymir-exc check demo-run/training           in/ and out/ of a run
+  ymir-exc check demo-run/training           in/ and out/ of a run; demo-run for all of them
   ymir-exc check out --strict                warnings fail too
   ymir-exc check img-man --format sarif      for a code host; junit for a build server
   ymir-exc check job/opt-ml                  what Tencent TI has as /opt/ml

@@ -38,6 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     print(f"{made.folder}: {len(made.files)} files; begin with README.md and app/start.py")
     if not arguments.quiet:
-        width = max(len(command) for command, _ in made.commands)
-        print("\nnext:\n" + "\n".join(f"  {command:<{width}}  {what}".rstrip() for command, what in made.commands))
+        print("\nnext:")
+        for command, what in made.commands:
+            print(*([f"  # {what}"] if what else []), f"  {command}", sep="\n")
     return 0

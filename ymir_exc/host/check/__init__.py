@@ -47,7 +47,7 @@ def check(path: Path, *, kind: Optional[str] = None, on_progress: Optional[OnPro
     Args:
         path: A folder `out`, `in` or `img-man`, one that holds some of these, one that was `/opt/ml`, or a configuration file.
         kind: One of `KINDS`; recognised from what lies there when None. In a folder that holds both `in` and `out`, these two are judged.
-            An `out` with an `in` beside it is judged by what that asks for, also when it is given alone.
+            An `out` with an `in` beside it is judged by what that asks for, also when it is given alone. In a folder of such runs each is.
         on_progress: See `OnProgress`.
         counts: Is filled with how many of what were looked at, such as `{"images": 12000}`.
 
@@ -103,7 +103,7 @@ def describe_rules() -> str:
 
 def kinds_at(path: Path, kind: Optional[str] = None) -> List[str]:
     """What `check` judges at a path; arguments and errors as there."""
-    return [found for found, _, _ in _recognised(Path(path), kind)]
+    return list(dict.fromkeys(found for found, _, _ in _recognised(Path(path), kind)))
 
 
 def _recognised(path: Path, wanted: Optional[str]) -> Iterator[Tuple[str, Path, Optional[Path]]]:
@@ -155,11 +155,15 @@ def _in_folder(path: Path) -> Iterator[Tuple[str, Path, Optional[Path]]]:
     elif _holds(path, _OUT_NAMES):
         yield "out", path, _given_beside(path)
     else:
-        raise NothingToCheckError(
-            f"{path} holds nothing that can be checked; looked for in/, out/ and img-man/, for {', '.join(_OUT_NAMES)} as in out/, "
-            f"for {', '.join(_IN_NAMES)} as in in/, for {', '.join(_TEMPLATES)} as in img-man/, "
-            "and for input/config, or model/ and output/data, as in /opt/ml",
-            hint="give another folder, or say what it is with --kind")
+        runs = [run for run in sorted(path.iterdir()) if os.path.isdir(run / "in") and os.path.isdir(run / "out")]
+        for run in runs:
+            yield from _in_folder(run)
+        if not runs:
+            raise NothingToCheckError(
+                f"{path} holds nothing that can be checked; looked for in/, out/ and img-man/, for runs with in/ and out/, "
+                f"for {', '.join(_OUT_NAMES)} as in out/, for {', '.join(_IN_NAMES)} as in in/, "
+                f"for {', '.join(_TEMPLATES)} as in img-man/, and for input/config, or model/ and output/data, as in /opt/ml",
+                hint="give another folder, or say what it is with --kind")
 
 
 def _is_unstarted(out: Path) -> bool:

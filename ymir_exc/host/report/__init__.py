@@ -16,16 +16,19 @@ programs. Its keys:
   centre; null where none is).
 - `mining`: `count`, `low`, `high`, `histogram`; null without one.
 - `quality`: over all images with predictions and labels; null without. `classes`: `truth`, `found`, `curve` (score, precision, recall),
-  `hits` and `false` (counts at each hundredth of the score); `confusion`; `mAP` and `mAP50` by pycocotools, null
-  where `mAP_missing` says why: 'masks', 'rotated' boxes, 'too many' images times classes, 'no pycocotools'.
+  `hits` and `false` (counts at each hundredth of the score); `confusion`; `mAP` and `mAP50` by pycocotools over `mAP_images`, of many
+  images a random sample; null where `mAP_missing` says why: 'masks', 'rotated' boxes, 'too many' classes, 'no pycocotools'.
 - `machine`: versions where the page was made.
 """
 from __future__ import annotations
 
+import bisect
+import itertools
 import json
+import random
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from ymir_exc import _files
 from ymir_exc.errors import ConfigError
@@ -221,15 +224,14 @@ class _Shown:
     def _mean_average_precision(self, by: str) -> Dict[str, Any]:
         """COCO's figures, of boxes alone and only by its reference implementation; without them, why."""
         def unknown(why: str) -> Dict[str, Any]:
-            return {"mAP": None, "mAP50": None, "mAP_missing": why}
+            return {"mAP": None, "mAP50": None, "mAP_images": 0, "mAP_missing": why}
 
         if by != "boxes":
             return unknown("masks")
         if self._quality.is_rotated:
             return unknown("rotated")
-        pairs = [(self.found[name], true) for name, true in self._true.items() if true is not None]
-        judged = sum(len({*found.classes.tolist(), *true.classes.tolist()}) for found, true in pairs)
-        if judged + len(pairs) * len(self._classes.names) // 50 > MOST_JUDGED:
+        pairs = self._drawn([(self.found[name], true) for name, true in self._true.items() if true is not None])
+        if not pairs:
             return unknown("too many")
         from ymir_exc import evaluation
         try:
@@ -238,4 +240,13 @@ class _Shown:
                 [(found.boxes, found.scores / FULL_SCORE, found.classes) for found, _ in pairs], len(self._classes.names))
         except ModuleNotFoundError:
             return unknown("no pycocotools")
-        return {**figures, "mAP_missing": ""}
+        return {**figures, "mAP_images": len(pairs), "mAP_missing": ""}
+
+    def _drawn(self, pairs: List[Tuple[Objects, Objects]]) -> List[Tuple[Objects, Objects]]:
+        """All, or as many at random as the reference implementation judges within seconds."""
+        costs = [len({*found.classes.tolist(), *true.classes.tolist()}) + len(self._classes.names) / 50 for found, true in pairs]
+        if sum(costs) <= MOST_JUDGED:
+            return pairs
+        order = random.Random(_gallery.SEED).sample(range(len(pairs)), len(pairs))
+        spent = list(itertools.accumulate(costs[n] for n in order))
+        return [pairs[n] for n in order[:bisect.bisect_right(spent, MOST_JUDGED)]]

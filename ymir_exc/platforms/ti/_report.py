@@ -17,7 +17,7 @@ MAX_BYTES = 1024
 
 
 def open_output(layout: Layout) -> List[str]:
-    """Make the folders that programs write to; a `success` of an earlier run goes.
+    """Make the folders that programs write to. A `success` of an earlier run goes, and its `failure` becomes `failure.previous`.
 
     Returns:
         What could not be made.
@@ -30,6 +30,10 @@ def open_output(layout: Layout) -> List[str]:
             problems.append(str(e))
     with contextlib.suppress(OSError):
         os.unlink(os.path.join(layout.output, "success"))
+    path = os.path.join(layout.output, "failure")
+    if _is_written(path):    # or it would be taken for this run's own word
+        with contextlib.suppress(OSError):
+            os.replace(path, f"{path}.previous")
     return problems
 
 

@@ -34,7 +34,9 @@ function qualitySection() {
   const note = quality.best_threshold === null ? t('qualityNoBest', figure(quality.images), by)
     : t('qualityNote', figure(quality.images), by, quality.best_threshold.toFixed(2));
   const missing = { masks: '', rotated: t('noRotated'), 'too many': t('tooMany'), 'no pycocotools': t('noCoco') };
-  const coco = quality.mAP === null ? missing[quality.mAP_missing] : t('cocoNote', share(quality.mAP), share(quality.mAP50));
+  const coco = quality.mAP === null ? missing[quality.mAP_missing]
+    : quality.mAP_images < quality.images ? t('cocoSample', share(quality.mAP), share(quality.mAP50), figure(quality.mAP_images))
+      : t('cocoNote', share(quality.mAP), share(quality.mAP50));
   return [el('p', { class: 'note' }, joined(note, coco)), el('div', { class: 'toolbar' }, scoreField('score-quality')),
     el('div', { class: 'grid' }, curveCard(quality), ratesCard(quality)), confusionCard(quality.confusion)];
 }
