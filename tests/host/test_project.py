@@ -243,7 +243,8 @@ def test_what_to_do_next(tmp_path, capsys):
     told = json.loads(capsys.readouterr().out)
     assert told["name"] == "my-image" and "app/start.py" in told["files"] and ".dockerignore" in told["files"]
     assert not any("mining" in command for command in told["commands"])
-    assert told["commands"][1] == "pip install torch pytest" and "pip install pytest " in said.out
+    assert told["commands"][1] == "pip install torch pytest" and "pip install pytest\n" in said.out
+    assert max(map(len, said.out.splitlines()[1:])) < 105, "each fits on a line"
 
 
 def test_the_way_into_a_folder_that_looks_like_an_option(tmp_path, monkeypatch):
