@@ -23,6 +23,8 @@ from ymir_exc.host import runner, sample, show, watching
 from ymir_exc.host.findings import Severity
 from ymir_exc.monitor import Record
 
+pytest.importorskip("rich", reason="needs the extra `host`, by which `ymir-exc run` shows progress")
+
 PROGRAM = """
 import os, sys
 from pathlib import Path
@@ -245,7 +247,6 @@ def test_what_is_shown(tmp_path, project, data, capsys):
 @pytest.mark.parametrize("on_terminal", [False, True])
 def test_a_log_that_grows(tmp_path, on_terminal):
     """Each line is shown once, whole, and what a terminal would obey is not passed to it."""
-    pytest.importorskip("rich")
     log = tmp_path / "log"
     parent, child = pty.openpty() if on_terminal else (None, None)
     opened = os.fdopen(child, "w") if on_terminal else (tmp_path / "shown").open("w", encoding="utf-8")
@@ -261,7 +262,6 @@ def test_a_log_that_grows(tmp_path, on_terminal):
 
 
 def test_the_end_of_the_log_under_the_bar(tmp_path):
-    pytest.importorskip("rich")
     log = tmp_path / "log"
     log.write_text("".join(f"line {n}\x1b[2J\n" for n in range(20)), encoding="utf-8")
     parent, child = pty.openpty()
