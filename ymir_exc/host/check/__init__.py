@@ -156,14 +156,14 @@ def _in_folder(path: Path) -> Iterator[Tuple[str, Path, Optional[Path]]]:
         yield "out", path, _given_beside(path)
     else:
         runs = [run for run in sorted(path.iterdir()) if os.path.isdir(run / "in") and os.path.isdir(run / "out")]
-        for run in runs:
-            yield from _in_folder(run)
         if not runs:
             raise NothingToCheckError(
                 f"{path} holds nothing that can be checked; looked for in/, out/ and img-man/, for runs with in/ and out/, "
                 f"for {', '.join(_OUT_NAMES)} as in out/, for {', '.join(_IN_NAMES)} as in in/, "
                 f"for {', '.join(_TEMPLATES)} as in img-man/, and for input/config, or model/ and output/data, as in /opt/ml",
                 hint="give another folder, or say what it is with --kind")
+        for run in runs:
+            yield from _in_folder(run)
 
 
 def _is_unstarted(out: Path) -> bool:
